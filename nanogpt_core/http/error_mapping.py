@@ -68,6 +68,7 @@ _NO_SUCH_MODEL = re.compile(
 _INVALID_KEY = re.compile(r"(?:invalid|incorrect) api.?key|api.?key (?:is )?(?:not valid|invalid|incorrect)")
 _NO_BALANCE = re.compile(
     r"insufficient (?:account )?(?:balance|credits?|funds)|balance is (?:too low|insufficient)|can only afford|余额不足"
+    r"|out of credits|欠费"
 )
 
 # Answers of HTTP and SOCKS proxies that trying again does not change: the login, and hosts that are not allowed.
@@ -81,6 +82,10 @@ _MAY_ASK_TO_WAIT = (403, 409, 423)
 _SHORT_REFUSALS = (errors.PermissionDeniedError, errors.BadRequestError)
 _TELLS_WHEN = re.compile(r"(?:retry|try again) (?:after|in) \d")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
+_LONG_WORDS = re.compile(
+    r"quota|(?<![a-z])(?:billing[ _]hard|spend|spending|usage|subscription)[ _](?:limit|cap)"
+    r"|(?:weekly|monthly)(?:[ _/]\w+?){0,2}[ _](?:limit|cap|credits)|(?:per|/) ?(?:week|month)\b"
+)
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 _SECONDS_PER_DAY = 86_400
 
@@ -316,7 +321,7 @@ def _redirect_remedy(url: Any, location: str) -> str:
 
 def _kind(status: int, code: str | None, param: str | None, detail: str) -> tuple[type[StatusError], str]:
     words = f"{code or ''} {detail}".lower()
-    is_long = _DAILY_WORDS.search(words) or ("quota" in words and not _SHORT_WORDS.search(words))
+    is_long = _DAILY_WORDS.search(words) or (_LONG_WORDS.search(words) and not _SHORT_WORDS.search(words))
     if status == 429 and (code in _QUOTA_CODES or is_long):
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
     if status in (400, 403, 429) and _NO_BALANCE.search(words):

@@ -637,6 +637,11 @@ def test_codes_have_a_fitting_class_and_remedy(status, code, kind, words):
     assert error.code == code
 
 
+@pytest.mark.parametrize("code", ["billing_hard_limit_reached", "monthly_limit_exceeded", "weekly_token_limit"])
+def test_code_of_a_long_limit_is_an_exhausted_quota(code):
+    assert type(mapped(429, body("no", code))) is errors.QuotaExceededError
+
+
 @pytest.mark.parametrize("code", ["daily_rpd_limit_exceeded", "daily_usd_limit_exceeded"])
 @pytest.mark.parametrize("hours", [None, 3])
 def test_daily_limits_say_that_they_reset_at_midnight_utc(code, hours):
@@ -674,6 +679,8 @@ def test_daily_limit_with_its_own_time_does_not_mention_midnight(words):
         "Insufficient credits",
         "You requested up to 65536 tokens, but can only afford 1000",
         "余额不足或无可用资源包,请充值。",
+        "You have run out of credits",
+        "账户欠费",
     ],
 )
 def test_words_about_the_balance_are_an_insufficient_balance(status, message):
@@ -756,6 +763,17 @@ def test_message_that_ends_a_sentence_gets_no_further_full_stop(end):
         ("Rate limit reached on tokens per day (TPD): Limit 100000. Please try again in 14.4s.", False),
         ("You exceeded your current quota, please check your plan and billing details.", False),  # OpenAI
         ("Your monthly quota is used up", False),
+        ("Weekly/Monthly Limit Exhausted. Your limit will reset at 2026-12-01 00:00:00", False),  # Z.ai
+        ("Usage limit reached for 5 hour. Your limit will reset at 2026-11-28 05:00:00", False),
+        ("You have exceeded your monthly included credits", False),  # Hugging Face
+        ("You are using a Trial key, which is limited to 1000 API calls / month.", False),  # Cohere
+        ("You are using a Trial key, which is limited to 40 API calls / minute.", True),
+        ("Spending limit of this key reached", False),
+        ("weekly token limit reached for this subscription", False),
+        ("Subscription limit reached", False),
+        ("API key rate limit exceeded", True),
+        ("Organization rate limit exceeded; see your monthly invoice", True),
+        ("You have hit the hard limit of 5 concurrent requests", True),
     ],
 )
 def test_quota_of_a_minute_is_a_rate_limit(message, transient):
