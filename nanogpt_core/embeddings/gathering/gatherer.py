@@ -182,7 +182,8 @@ class Gatherer(ForkSafe):
                     sender.cancel()
             wanted = [item for item in unfinished if item.calls]
             if error is not None and _concerns_others(error, call):
-                self.fail(wanted, error)
+                is_named = named_position(error, 1) is not None
+                self.fail(wanted, error, wanted[0] if is_named and wanted else None)
             elif wanted:
                 self._queue.add(wanted, front=True)
 

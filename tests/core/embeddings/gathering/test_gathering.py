@@ -275,6 +275,17 @@ def test_named_text_has_its_position_in_the_list_of_its_own_call(together, held,
     assert ("at position 2 (counted from 0)" in str(error)) == (error.param != "input[2]")
 
 
+def test_named_text_under_way_has_its_position_in_the_list_of_each_call(together, held, faults):
+    error = {"message": "Invalid string.", "param": "input[0]"}
+    server = held(lambda seen: faults.response({"error": error}, 400) if "first" in seen.texts else None)
+    embedder = server.embedder()
+    own, shared = together(server, [(embedder, "first"), (embedder, ["good", "first"])], queued=1)
+    assert (own.positions, shared.positions) == ((0,), (1,))
+    assert "In this call" not in str(own)
+    assert "In this call it is the text at position 1 (counted from 0)" in str(shared)
+    assert server.sent == []
+
+
 def test_error_of_all_calls_that_names_a_text_says_whose_it_is(together, held, faults):
     error = {"message": "Not supported.", "param": "input[1]", "code": "unsupported_value"}
     server = held(lambda seen: None if seen.texts == ["first"] else faults.response({"error": error}, 400))
