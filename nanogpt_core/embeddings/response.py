@@ -7,7 +7,6 @@ base64, numbers that are not finite, and zero vectors.
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +175,7 @@ def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
-        document = from_json(body.removeprefix(codecs.BOM_UTF8), cache_mode="keys", catch_duplicate_keys=True)
+        document = from_json(body, cache_mode="keys", catch_duplicate_keys=True)
     except ValueError as error:
         if "duplicate key" in str(error):
             raise ReplyError(f"The reply has a key twice: {error}.") from error

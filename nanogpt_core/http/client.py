@@ -5,6 +5,7 @@ Failures are raised as this project's errors, caused by the SDK's.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +58,7 @@ class HttpReply:
     """A reply with a status below 300.
 
     Attributes:
-        body: Its content.
+        body: Its content, without a byte order mark.
         request_id: The service's ``X-Request-ID``, or None.
     """
 
@@ -243,4 +244,4 @@ def _checked(response: Any) -> HttpReply:
         from nanogpt_core.http.error_mapping import raise_for_error_body
 
         raise_for_error_body(response)
-    return HttpReply(content, response.headers.get("x-request-id"))
+    return HttpReply(content.removeprefix(codecs.BOM_UTF8), response.headers.get("x-request-id"))

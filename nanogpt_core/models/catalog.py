@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import pkgutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -87,8 +87,8 @@ class ModelInfo:
         price = self.usd_per_million_tokens
         if price is not None and (isinstance(price, bool) or not isinstance(price, (int, float))):
             raise number_type_error("usd_per_million_tokens", price)
-        if price is not None and not 0 <= price < math.inf:
-            raise ConfigurationError(f"usd_per_million_tokens must be at least 0 and finite, not {price!r}.")
+        if price is not None and not 0 <= price <= sys.float_info.max:
+            raise ConfigurationError("usd_per_million_tokens must be at least 0 and finite.")
 
     @property
     def reduces(self) -> bool:

@@ -1,5 +1,6 @@
 """Balance and usage of a key, over HTTP."""
 
+import codecs
 import datetime
 import json
 import traceback
@@ -18,6 +19,8 @@ from nanogpt_core.errors import (
 from nanogpt_core.http.account import _api_root, fetch_balance, fetch_usage
 from nanogpt_core.models.listing import list_models
 
+LIST = b'{"data": [{"id": "lab/new", "pricing": {"per_million_tokens": 1.5}}]}'
+VECTOR = b'{"data": [{"index": 0, "embedding": [1.5, 2.0]}]}'
 TODAY = datetime.datetime.now(datetime.timezone.utc).date
 
 
@@ -110,6 +113,20 @@ def test_day_that_is_no_date_is_refused(options, first):
 def test_reply_of_another_form_is_a_reply_error(httpserver_of, fetch, body):
     with pytest.raises(ReplyError):
         fetch("sk-nano-test", httpserver_of(body))
+
+
+@pytest.mark.parametrize(
+    ("ask", "body"),
+    [
+        (lambda **options: fetch_balance(**options).usd, b'{"usd_balance": "1.5"}'),
+        (lambda **options: fetch_usage(**options).total.usd, b'{"totals": {"costUsd": 1.5}}'),
+        (lambda **options: list_models(**options)["lab/new"].usd_per_million_tokens, LIST),
+        (lambda **options: Embedder(**options, model="lab/new").embed_query("a").tolist()[0], VECTOR),
+    ],
+    ids=["balance", "usage", "models", "embeddings"],
+)
+def test_byte_order_mark_before_a_reply_is_ignored(httpserver_of, ask, body):
+    assert ask(api_key="sk-nano-test", base_url=httpserver_of(codecs.BOM_UTF8 + body)) == 1.5
 
 
 @pytest.mark.parametrize("number", ['"NaN"', "NaN", "1e999", "1" + "0" * 400, "true", '"much"', "null"])
