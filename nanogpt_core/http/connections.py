@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
 from nanogpt_core._runtime.threads import call_after_workers
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop
-from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
+from nanogpt_core.http.environment import Proxy, tls_context
 from nanogpt_core.http.network import AsyncBackend, Backend
 from nanogpt_core.http.sdk import httpcore, httpx
 
@@ -58,7 +58,7 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
 
 
 class _Pool:
-    """The connections to one origin.
+    """The connections to one origin, through one proxy or directly.
 
     Attributes:
         transport: Holds and uses the connections, all through one proxy or all directly.
@@ -78,30 +78,27 @@ class _Pool:
 
 
 class _Pools(ForkSafe):
-    """The pools of one process or one event loop, by origin.
-
-    The environment is read when an origin is used for the first time.
-    """
+    """The pools of one process or one event loop, by origin and proxy."""
 
     def __init__(self, make_transport: Callable[[Proxy | None, ssl.SSLContext], Any]) -> None:
         super().__init__()
         self._make_transport = make_transport
-        self._by_origin: dict[tuple[str, str, int | None], _Pool] = {}
+        self._by_origin: dict[tuple[str, str, int | None, Proxy | None], _Pool] = {}
 
     def _in_child(self) -> None:
         # A child keeps its parent's connections, unused: threads of the parent may have been in the middle of them.
         _inherited.append(self._by_origin)
         self._by_origin = {}
 
-    def take_lease(self, url: Any, owner: Lifetime | None) -> Lease:
-        """Return the use of connections by one request.
+    def take_lease(self, url: Any, owner: Lifetime | None, proxy: Proxy | None) -> Lease:
+        """Return the use of connections by one request, through the proxy if there is one.
 
         A request without an ``owner`` neither keeps connections open nor closes them.
 
         Raises:
-            ConfigurationError: The environment's proxy or certificates cannot be used.
+            ConfigurationError: The environment's certificates cannot be used.
         """
-        origin = (url.scheme, url.host, url.port)
+        origin = (url.scheme, url.host, url.port, proxy)
         made = None if origin in self._by_origin else self._make(*origin)
         with self._lock:
             # Looked up again: another thread may have made one, or removed and closed the one that was there.
@@ -112,9 +109,8 @@ class _Pools(ForkSafe):
                 pool.owners.add(owner)
         return Lease(self, pool, owner)
 
-    def _make(self, scheme: str, host: str, port: int | None) -> _Pool:
+    def _make(self, scheme: str, _host: str, _port: int | None, proxy: Proxy | None) -> _Pool:
         with delay_forks():  # OpenSSL sets itself up under locks
-            proxy = proxy_for(scheme, host, port)
             needs_tls = scheme == "https" or (proxy is not None and proxy.url.lower().startswith("https"))
             tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             return _Pool(self._make_transport(proxy, tls), proxy)
@@ -223,7 +219,7 @@ class Lease:
 take_lease = _process_pools.take_lease
 
 
-async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
+async def take_async_lease(url: Any, owner: Lifetime | None, proxy: Proxy | None) -> Lease:
     """Do the same as :data:`take_lease` with the connections of the running event loop.
 
     Raises:
@@ -232,7 +228,7 @@ async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
     pools = await _running_loop_pools()
     if url.scheme == "https" and not tls_context.cache_info().currsize:
         await call_in_thread(tls_context)  # reads files
-    return pools.take_lease(url, owner)
+    return pools.take_lease(url, owner, proxy)
 
 
 def close_connections() -> None:

@@ -54,12 +54,23 @@ def port_of(server):
 def test_http_proxy_is_used(embed, serve, set_variables, variable, login):
     proxy = serve()
     set_variables(**{variable: f"http://{login}127.0.0.1:{port_of(proxy)}"})
-    # The environment is read once for an origin, so each test has its own.
     base_url = f"http://behind-{port_of(proxy)}.example/v1"
     embed(embedder_for(base_url), ["a"])
     assert [seen.path for seen in proxy.requests] == [f"{base_url}/embeddings"]
     expected = f"Basic {base64.b64encode(b'me:s3 cret').decode()}" if login else None
     assert proxy.requests[0].header("proxy-authorization") == expected
+
+
+def test_proxy_that_is_set_later_is_used_by_a_new_object(embed, serve, set_variables, faults):
+    first, second = serve(), serve()
+    base_url = "http://behind-proxies.example/v1"
+    for proxy in (first, second, first):
+        set_variables(HTTP_PROXY=f"http://127.0.0.1:{port_of(proxy)}")
+        embedder = embedder_for(base_url)
+        assert embed(embedder, ["a"]).tolist() == [faults.vector_of("a").tolist()]
+        set_variables(HTTP_PROXY="http://127.0.0.1:9")
+        embed(embedder, ["b"])  # an object keeps to its proxy
+    assert (len(first.requests), len(second.requests)) == (4, 2)
 
 
 def test_proxy_that_refuses_connections_is_named_with_its_variable(embed, set_variables):
