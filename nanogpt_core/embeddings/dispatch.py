@@ -44,7 +44,8 @@ Steps = Generator[Action, HttpReply, T]
 """A generator that yields actions and receives replies; it returns a ``T``."""
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
-_BYTES_PER_NUMBER = 32
+# A line for each number, indented by four blanks in each level, takes up to 43.
+_BYTES_PER_NUMBER = 48
 _BYTES_BESIDE_NUMBERS = 1 << 20
 _ASSUMED_DIMENSIONS = 8192  # as long as the dimensions are not known; more than any model in the catalog has
 

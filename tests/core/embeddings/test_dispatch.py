@@ -651,6 +651,18 @@ def test_floats_are_accepted_if_base64_was_requested(embed, sandbox_with, make):
     np.testing.assert_array_equal(vectors, embed(make(), ["one", "two"]))
 
 
+def test_indented_reply_with_a_line_for_each_number_is_read(embed, serve, faults):
+    def answer(seen):
+        rows = [(-faults.vector_of(text, 1536) / np.float64(37)).tolist() for text in seen.texts]
+        data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
+        return faults.response(json.dumps({"object": "list", "data": data}, indent=4).replace("\n", "\r\n"))
+
+    texts = [f"text {number}" for number in range(128)]
+    vectors = embed(serve(answer).embedder("text-embedding-3-small", dimensions=1536), texts)
+    expected = [-faults.vector_of(text, 1536) / np.float64(37) for text in texts]
+    assert vectors.tolist() == np.array(expected, dtype=np.float32).tolist()
+
+
 def test_vectors_out_of_order_are_placed_by_index(embed, sandbox_with, make):
     sandbox = sandbox_with(shuffle=True)
     texts = texts_of(20)
