@@ -7,6 +7,7 @@ They raise an :class:`InvalidTypeError` for a value of the wrong type and an unk
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import pickle
 import sys
@@ -104,6 +105,15 @@ def check_encodes(name: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ConfigurationError(f"{name} contains an unpaired surrogate, which UTF-8 cannot encode.") from error
+
+
+def check_plain_function(name: str, function: Any) -> None:
+    """Check that a function that was passed as an option is no coroutine function, which would never be awaited."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        raise InvalidTypeError(
+            f"{name} must be a plain function, not a coroutine function.",
+            remedy="Put its arguments into a queue, and await there.",
+        )
 
 
 def check_can_be_pickled(**functions: Any) -> None:

@@ -37,6 +37,7 @@ from nanogpt_core.validation import (
     check_bool,
     check_list,
     check_number,
+    check_plain_function,
     check_positive,
     number_type_error,
 )
@@ -236,6 +237,7 @@ def compare_models(
     check_positive("budget_usd", budget_usd)
     if progress is not None and not callable(progress):
         raise InvalidTypeError(f"progress must be a function, not {type(progress).__name__}.")
+    check_plain_function("progress", progress)
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
         raise number_type_error("tolerance", tolerance)
     if not tolerance >= 0:  # nan too

@@ -25,6 +25,7 @@ from nanogpt_core.validation import (
     check_http_client,
     check_model_name,
     check_number,
+    check_plain_function,
     check_positive,
 )
 
@@ -241,3 +242,4 @@ def _check_strings_and_progress(config: EmbedderConfig) -> None:
     progress: object = config.progress
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
+    check_plain_function("progress", progress)

@@ -177,17 +177,7 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
             remedy = f"Check {'the proxy' if proxy else 'base_url'} and the network."
         return errors.RequestTimeoutError(message, remedy=remedy)
     if lacks_threads(error):
-        if "interpreter shutdown" in str(error):
-            return NanoGPTError(
-                "The program is ending, so no other thread can start; nothing was sent.",
-                remedy="Make the first async call before the main thread ends, or use the sync methods.",
-            )
-        failure = NanoGPTError(
-            "The process may not start another thread; nothing was sent.",
-            remedy="Raise its limit (ulimit -u, or the limit of the container), or end other threads.",
-        )
-        failure.transient = True
-        return failure
+        return _thread_error(str(error))
     told = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
     if any(isinstance(each, ssl.SSLError) for each in chain):
         refused = errors.ConnectionFailedError(
@@ -205,6 +195,20 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
         failed.transient = _REFUSED_BY_PROXY.match(told) is None
         return failed
     return errors.ConnectionFailedError(f"No answer from {host}: {told}.", remedy="Check base_url and the network.")
+
+
+def _thread_error(words: str) -> NanoGPTError:
+    if "interpreter shutdown" in words:
+        return NanoGPTError(
+            "The program is ending, so no other thread can start; nothing was sent.",
+            remedy="Make the first async call before the main thread ends, or use the sync methods.",
+        )
+    failure = NanoGPTError(
+        "The process may not start another thread; nothing was sent.",
+        remedy="Raise its limit (ulimit -u, or the limit of the container), or end other threads.",
+    )
+    failure.transient = True
+    return failure
 
 
 def _truncate(error: openai.APIStatusError) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.validation import check_plain_function
 
 Kind = Literal["embeddings", "chat"]
 
@@ -70,11 +70,7 @@ def check_on_request(hook: Any) -> None:
         return
     if not callable(hook):
         raise InvalidTypeError(f"on_request must be a function of a RequestRecord, not {type(hook).__name__}.")
-    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
-        raise InvalidTypeError(
-            "on_request must be a plain function, not a coroutine function.",
-            remedy="Put the record into a queue, and await there.",
-        )
+    check_plain_function("on_request", hook)
 
 
 def error_name(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Comparisons over HTTP: quality, variants, costs, other servers and failures."""
 
+import asyncio
 import math
 
 import numpy as np
@@ -161,8 +162,9 @@ def test_impossible_numbers_are_refused(sandbox, passages, questions, options, w
         {"budget_usd": "1"},
         {"tolerance": "0.02"},
         {"progress": True},
+        {"progress": asyncio.sleep},
     ],
-    ids=str,
+    ids=lambda value: f"{value!s:.23}",
 )
 def test_argument_of_a_wrong_type_is_refused_before_anything_is_sent(sandbox, passages, questions, options, wrong):
     arguments = {"models": [QWEN], "questions": questions, "passages": passages, **wrong}

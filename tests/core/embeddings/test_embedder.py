@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import enum
+import functools
 import gc
 import inspect
 import itertools
@@ -149,6 +150,13 @@ def test_invalid_options_are_refused_by_the_constructor(options, kind, words):
     assert words in str(caught.value)
     assert "hidden" not in "".join(traceback.format_exception(caught.value))
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["progress", "on_request"])
+@pytest.mark.parametrize("change", [lambda function: function, functools.partial], ids=["function", "partial"])
+def test_coroutine_function_is_refused_by_the_constructor(name, change):
+    with pytest.raises(InvalidTypeError, match=f"{name} must be a plain function"):
+        Embedder(api_key=KEY, **{name: change(asyncio.sleep)})
 
 
 def test_cache_with_async_methods_is_refused_by_the_constructor():
