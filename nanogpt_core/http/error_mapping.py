@@ -180,10 +180,11 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
         return _thread_error(str(error))
     told = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
     if any(isinstance(each, ssl.SSLError) for each in chain):
-        refused = errors.ConnectionFailedError(
-            f"No secure connection to {host}{through}: {told}.",
-            remedy=f"Check the certificate, the clock{', the proxy' if proxy else ''} and base_url.",
-        )
+        remedy = f"Check the certificate, the clock{', the proxy' if proxy else ''} and base_url."
+        if "WRONG_VERSION_NUMBER" in told:
+            which = "base_url or the proxy's URL" if proxy else "base_url"
+            remedy = f"The server speaks no TLS at this port: check {which}, which may have to begin with http://."
+        refused = errors.ConnectionFailedError(f"No secure connection to {host}{through}: {told}.", remedy=remedy)
         # A handshake that was broken off may succeed a moment later.
         refused.transient = not any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
         return refused

@@ -675,6 +675,23 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
     assert len(server.requests) == 1
 
 
+def test_server_without_tls_is_named_as_such(embed):
+    def answer():
+        with listener.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with pytest.raises(ConnectionFailedError, match="No secure connection") as caught:
+            embed(Embedder("lab/unlisted", api_key="k", base_url=url, max_retries=0, timeout=30), ["a"])
+        thread.join(60)
+    assert "speaks no TLS" in caught.value.remedy
+    assert "http://" in caught.value.remedy
+
+
 def test_end_of_a_tls_session_ends_a_reply_before_the_connection_closes(embed, authority, trust, faults):
     trust(authority)
     context, over = secured(authority.ca), threading.Event()
