@@ -76,7 +76,9 @@ _REFUSED_BY_PROXY = re.compile(
     r"4(?!08|25|29)\d\d |Requested |Invalid username/password|.*not allowed by ruleset", re.ASCII
 )
 # Google and Azure call limits for a minute quotas too.
-_SHORT_WORDS = re.compile(r"per.(?:second|minute)|\b[rt]pm\b|(?:retry|try again) (?:after|in) \d+(?:\.\d+)? ?s")
+_SHORT_WORDS = re.compile(
+    r"per.(?:second|minute)|/ ?(?:sec|min)|\b[rt]pm\b|(?:retry|try again) (?:after|in) \d+(?:\.\d+)? ?s"
+)
 # With Retry-After, these are refusals for a while: of too many requests by a firewall (403), or of locks (409, 423).
 _MAY_ASK_TO_WAIT = (403, 409, 423)
 _SHORT_REFUSALS = (errors.PermissionDeniedError, errors.BadRequestError)
@@ -84,7 +86,8 @@ _TELLS_WHEN = re.compile(r"(?:retry|try again) (?:after|in) \d")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _LONG_WORDS = re.compile(
     r"quota|(?<![a-z])(?:billing[ _]hard|spend|spending|usage|subscription)[ _](?:limit|cap)"
-    r"|(?:weekly|monthly)(?:[ _/]\w+?){0,2}[ _](?:limit|cap|credits)|(?:per|/) ?(?:week|month)\b"
+    r"|(?:weekly|monthly)(?:[ _/]\w+?){0,2}[ _](?:limit|cap|credits)"
+    r"|(?:calls|requests|queries|tokens|credits) ?(?:per|a|/) ?(?:week|month)\b"
 )
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 _SECONDS_PER_DAY = 86_400
