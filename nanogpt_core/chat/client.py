@@ -34,7 +34,7 @@ for _model in (ChatCompletion, ChatCompletionChunk):
     _model.model_rebuild()
 
 # Words of Python's encoder of JSON.
-_NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected)")
+_NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected|coding a JSON object)")
 _TRUNCATED_ERRORS = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
 
 
@@ -57,7 +57,9 @@ def map_sdk_errors(session: ChatSession) -> Iterator[None]:
     """
     try:
         yield
-    except (openai.OpenAIError, TypeError, ValueError) as error:
+    except NanoGPTError:  # most are a ValueError or a TypeError too
+        raise
+    except (openai.OpenAIError, TypeError, ValueError, RecursionError) as error:
         failure = _as_own_error(session, error)
         if failure is None:
             raise

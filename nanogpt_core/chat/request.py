@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from jiter import from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,8 @@ class ChatRequest:
 
     @classmethod
     def parse(cls, body: bytes) -> ChatRequest:
-        """Read a request's body, as it is sent."""
-        try:
-            document = from_json(body)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            return cls()
+        """Read a request's body, as the SDK writes it."""
+        document = json.loads(body)
         response_format, tool_choice = document.get("response_format"), document.get("tool_choice")
         wants_json = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         stream_options, choices = document.get("stream_options"), document.get("n")

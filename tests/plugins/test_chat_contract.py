@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import functools
 import pickle
 import traceback
 from multiprocessing.reduction import ForkingPickler
@@ -299,13 +300,24 @@ async def test_unknown_option_of_a_call_is_refused(make, ask, fresh_sandbox):
     assert not fresh_sandbox.requests
 
 
+def nested(levels):
+    return functools.reduce(lambda inner, _: {"more": inner}, range(levels), {})
+
+
+async def test_request_that_is_nested_deeply_is_answered(make, ask, fresh_sandbox):
+    assert await ask(make(), extra_body={"metadata": nested(300)})
+    assert len(fresh_sandbox.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "kind", "words"),
     [
         ("a\ud83d b", {}, errors.InvalidInputError, "unpaired surrogate"),
         ("Hello", {"seed": {1, 2}}, errors.InvalidTypeError, "set is not JSON serializable"),
         ("Hello", {"extra_body": {"top_k": float("inf")}}, errors.InvalidTypeError, "not JSON compliant"),
+        ("Hello", {"extra_body": nested(10_000)}, errors.InvalidTypeError, "recursion depth exceeded"),
     ],
+    ids=["surrogate", "set", "infinity", "nesting"],
 )
 async def test_request_that_cannot_be_written_as_json_is_refused(
     make, ask, fresh_sandbox, prompt, options, kind, words
