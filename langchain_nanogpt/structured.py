@@ -23,31 +23,28 @@ from typing_extensions import get_type_hints, is_typeddict
 from nanogpt_core.chat.json_schema import schema_violation
 from nanogpt_core.chat.json_text import is_incomplete, strip_code_fence
 from nanogpt_core.chat.tool_calls import parse_arguments
-from nanogpt_core.errors import NanoGPTError, ReplyError
-from nanogpt_core.http.error_body import excerpt
+from nanogpt_core.errors import ConfigurationError, InvalidInputError, NanoGPTError, ReplyError
+from nanogpt_core.http.error_body import as_sentence, excerpt
 
 
-def checked_structured_output(
-    make: Callable[..., Runnable[Any, Any]], schema: Any, options: dict[str, Any]
-) -> Runnable[Any, Any]:
+def checked_structured_output(make: Callable[..., Any], schema: Any, options: dict[str, Any]) -> Runnable[Any, Any]:
     """Return a runnable whose output follows ``schema``, with checks of the answer; ``make`` is LangChain's method."""
     method = options.get("method", "function_calling")
     include_raw = options.pop("include_raw", False)
     is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
     is_json = method != "function_calling" and schema is not None and not options.get("tools")
+    if options.get("tools") and method != "json_schema":
+        raise ConfigurationError("tools beside a schema need method='json_schema'.")
+    function = _as_function(schema, method)
     if is_json and is_class and method == "json_schema":
         options = _as_json_schema(schema, options)
-    runnable = make(schema, **options)
-    if not isinstance(runnable, RunnableSequence):
-        return runnable
+    runnable: RunnableSequence[Any, Any] = make(schema, **options)
     model, *parsers = runnable.steps
-    # A tool call has this schema too; in JSON mode, LangChain sends none.
-    function = convert_to_openai_tool(schema)["function"] if method != "json_mode" else None
     parser: Runnable[Any, Any] = _CheckedParser(
         RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0],
         wants_object=is_json and not is_class,
         function=function if method == "function_calling" else None,
-        schema=None if function is None or is_class else _with_optional_parts(function.get("parameters"), schema),
+        schema=None if function is None or is_class else _corrected(function.get("parameters"), schema),
     )
     parser.name = parsers[-1].get_name()  # in graphs and schemas
     if is_json and is_class:
@@ -57,26 +54,43 @@ def checked_structured_output(
     return model | parser
 
 
-def _with_optional_parts(json_schema: Any, kind: Any) -> Any:
-    """Return LangChain's schema of a type with the fields that may be left out and the values that may be null.
+def _as_function(schema: Any, method: str) -> Any:
+    """Return the function that LangChain makes of a schema and sends; None in JSON mode, in which it only traces it.
 
-    LangChain lists all fields of a ``TypedDict`` as required, also with ``total=False``, and leaves out None in types.
+    Raises:
+        InvalidInputError: LangChain cannot make it. Its own errors are raw, in JSON mode those of each call.
+    """
+    try:
+        function = convert_to_openai_tool(schema)["function"]
+    except (TypeError, ValueError, RecursionError) as error:
+        if schema is None or (method == "json_mode" and isinstance(error, ValueError)):
+            return None
+        reason = "it contains itself" if isinstance(error, RecursionError) else excerpt(str(error))
+        raise InvalidInputError(
+            as_sentence(f"LangChain cannot make a JSON schema of {excerpt(repr(schema))}: {reason}"),
+            remedy="Pass a class of pydantic, a function, or a JSON schema with a title.",
+        ) from None
+    return None if method == "json_mode" else function
+
+
+def _corrected(json_schema: Any, kind: Any) -> Any:
+    """Return LangChain's JSON schema of the type ``kind`` with its optional fields, and with null for None in types.
+
+    LangChain lists all fields of a ``TypedDict`` as required, also with ``total=False``, and leaves out None.
     """
     if not isinstance(json_schema, dict):
         return json_schema
-    args = get_args(kind)
     if is_typeddict(kind):
-        hints = get_type_hints(kind)
-        properties = {
-            name: _with_optional_parts(part, hints.get(name)) for name, part in json_schema["properties"].items()
-        }
+        types = get_type_hints(kind)
+        properties = {name: _corrected(part, types.get(name)) for name, part in json_schema["properties"].items()}
         required = [name for name in json_schema.get("required", ()) if name in kind.__required_keys__]
         return {**json_schema, "properties": properties, "required": required}
-    if type(None) in args or None in args:  # the latter in a Literal
-        kinds = [one for one in args if one not in (type(None), None)]
-        return {**_with_optional_parts(json_schema, kinds[0] if len(kinds) == 1 else None), "nullable": True}
+    args = get_args(kind)  # of a Union, a Literal or a list
+    others = [one for one in args if one not in (type(None), None)]
+    if len(others) < len(args):
+        return {**_corrected(json_schema, others[0] if len(others) == 1 else None), "nullable": True}
     if "items" in json_schema and args:
-        return {**json_schema, "items": _with_optional_parts(json_schema["items"], args[0])}
+        return {**json_schema, "items": _corrected(json_schema["items"], args[0])}
     return json_schema
 
 

@@ -14,11 +14,11 @@ from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, Tool
 from langchain_core.tools import tool
 from langchain_openai.chat_models.base import OpenAIRefusalError
 from pydantic import BaseModel, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from langchain_nanogpt import ChatNanoGPT
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
-from nanogpt_core.errors import InvalidInputError, ReplyError
+from nanogpt_core.errors import ConfigurationError, InvalidInputError, ReplyError
 from nanogpt_core.sandbox import Fault, Reply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -429,6 +429,50 @@ async def test_parts_that_a_typed_dict_lets_be_missing_may_be_missing(replying, 
     assert (found if form == "plain" else found[-1]) == answer
 
 
+class Comment(TypedDict):
+    """A comment, which LangChain cannot write as a schema: it contains itself."""
+
+    text: str
+    replies: list["Comment"]
+
+
+class Noted(TypedDict):
+    """A joke with a field that LangChain cannot write as a schema."""
+
+    joke: str
+    note: NotRequired[str]
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (Comment, "it contains itself"),
+        (Noted, "NotRequired"),
+        (list[Rated], "list"),
+        (5, "Unsupported function"),
+    ],
+    ids=["recursive", "NotRequired", "list", "number"],
+)
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+def test_type_of_which_langchain_makes_no_schema_is_refused(replying, schema, method, words):
+    chat = replying({"content": "{}"}).chat()
+    with pytest.raises(InvalidInputError, match=rf"^LangChain cannot make a JSON schema of .*{words}.* Pass a class"):
+        chat.with_structured_output(schema, method=method)
+
+
+@pytest.mark.parametrize("schema", [Comment, Noted], ids=["recursive", "NotRequired"])
+def test_type_of_which_langchain_makes_no_schema_is_refused_in_json_mode(replying, schema):
+    """LangChain makes one for traces, in each call."""
+    with pytest.raises(InvalidInputError, match=r"^LangChain cannot make a JSON schema of "):
+        replying({"content": "{}"}).chat().with_structured_output(schema, method="json_mode")
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_mode"])
+def test_tools_beside_a_schema_are_refused_if_langchain_would_not_send_them(replying, method):
+    with pytest.raises(ConfigurationError, match="tools beside a schema need method='json_schema'"):
+        replying({"content": "{}"}).chat().with_structured_output(Rated, method=method, tools=[Told])
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -452,8 +496,13 @@ async def test_other_parts_of_a_typed_dict_may_not(replying, call_, form, more, 
         (HumanMessage([{"type": "video", "url": "https://example.com/1"}]), "Block of type video is not supported"),
         (RemoveMessage(id="1"), "Got unknown type"),
         (AIMessage("", additional_kwargs={"tool_calls": [1]}), "no attribute"),
+        ({"role": "tool", "content": "5"}, "'tool_call_id' is missing"),
+        (
+            AIMessage("", tool_calls=[{"name": "look", "args": {"at": object()}, "id": "1"}]),
+            r"Object of type object is not JSON serializable\. Correct its content",
+        ),
     ],
-    ids=["field", "video", "kind", "call"],
+    ids=["field", "video", "kind", "call", "dictionary", "arguments"],
 )
 async def test_message_that_cannot_be_sent_is_named_by_its_position(replying, call_, form, message, words):
     sandbox = replying({"content": "Hi"})
