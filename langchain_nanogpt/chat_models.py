@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.messages.utils import convert_to_messages, count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
@@ -32,7 +32,6 @@ from nanogpt_core.chat.messages import naming_bad_message
 from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
-    check_single_choice,
     check_tool_choice,
     complete_options,
     request_options,
@@ -139,6 +138,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     openai_api_base: str | None = Field(default=DEFAULT_BASE_URL, alias="base_url")
     request_timeout: Any = Field(default=CHAT_TIMEOUT, alias="timeout")
     max_retries: int | None = DEFAULT_RETRIES
+    # With False, LangChain turns streams off. None is also left by configurable_fields(), which passes all fields.
+    streaming: bool | None = None  # type: ignore[assignment]
     stream_usage: bool | None = True
     use_responses_api: bool | None = False
     # The time for each event is ``timeout``, in sync streams too.
@@ -299,6 +300,11 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": PROVIDER})
 
+    def _convert_input(self, model_input: Any) -> Any:
+        messages = model_input if isinstance(model_input, (list, tuple)) else ()
+        with naming_bad_message(messages, lambda message: convert_to_messages([message])):
+            return super()._convert_input(model_input)
+
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         messages, make_payload = self._convert_input(input_).to_messages(), super()._get_request_payload
         with naming_bad_message(messages, lambda message: make_payload([message])):
@@ -308,9 +314,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             if self.send_reasoning:
                 restore_reasoning(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
-        complete_options(payload, kwargs)
-        if payload.get("stream"):
-            check_single_choice(payload)
+        complete_options(payload, kwargs, stream_usage=bool(self.stream_usage))
         # The SDK knows reasoning only for another endpoint. With a response_format it would parse the arguments of
         # strict tools, and end the call with a raw error if it cannot.
         is_parsed = bool(payload.get("tools")) and isinstance(payload.get("response_format"), dict)
@@ -375,12 +379,22 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     # LangChain closes its streams itself, so no iterate_stream here: docs/adr/0015-chat-in-a-transport.md.
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
-            yield from super()._stream(*args, **_checked_stream_options(kwargs))
+            yield from super()._stream(*args, **self._stream_options(kwargs))
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
-            async for chunk in super()._astream(*args, **_checked_stream_options(kwargs)):
+            async for chunk in super()._astream(*args, **self._stream_options(kwargs)):
                 yield chunk
+
+    def _stream_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a stream for LangChain, which itself would replace all ``stream_options``."""
+        _check_call(options)
+        check_request_options({"stream_options": options.get("stream_options")}, extra_body_hint="")
+        given, usage = options.pop("stream_options", None), options.pop("stream_usage", None)
+        asked = {**(given or self.model_kwargs.get("stream_options") or {})}
+        if usage is not None:
+            asked["include_usage"] = usage
+        return {**options, "stream_options": asked, "stream_usage": False}
 
 
 def _check_call(options: Mapping[str, Any]) -> None:
@@ -389,12 +403,6 @@ def _check_call(options: Mapping[str, Any]) -> None:
     if name is not None:
         more = ", or extra_body={'metadata': ...} for the service's" if name == "metadata" else ""
         raise InvalidTypeError(f"{name} is no option of a call.", remedy=f"Pass config={{{name!r}: ...}}{more}.")
-
-
-def _checked_stream_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a stream with a mapping as ``stream_options``, or none: LangChain reads it at once."""
-    check_request_options({"stream_options": options.get("stream_options")}, extra_body_hint="")
-    return {name: value for name, value in options.items() if name != "stream_options" or isinstance(value, Mapping)}
 
 
 def _are_own_clients(client: Any, root: Any, async_client: Any, async_root: Any) -> bool:

@@ -46,7 +46,7 @@ class ChatOptions(SessionOptions, total=False):
     service_tier: str | None
     store: bool | None
     prompt_cache_options: dict[str, Any] | None
-    streaming: bool
+    streaming: bool | None
     stream_usage: bool | None
     model_kwargs: dict[str, Any]
     extra_body: Mapping[str, Any] | None

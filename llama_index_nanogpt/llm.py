@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise missing_extra("NanoGPT", "llama-index", error) from error
 
-from llama_index_nanogpt.messages import ReceivedMessage, messages_with_reasoning
+from llama_index_nanogpt.messages import ReceivedMessage, complete_messages
 from llama_index_nanogpt.options import LLMOptions
 from llama_index_nanogpt.spans import in_span_of_base_class
 from llama_index_nanogpt.structured import StructuredOutput
@@ -38,7 +38,6 @@ from nanogpt_core.chat.messages import naming_bad_message
 from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
-    check_single_choice,
     check_tool_choice,
     complete_options,
     request_options,
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _CONTEXT_WINDOW = 128_000
-_WITH_USAGE = {"stream_options": {"include_usage": True}}  # token counts at the end of a stream
 _DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 
@@ -157,7 +155,6 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     api_base: str = Field(default=DEFAULT_BASE_URL, description="The API's URL.")
     api_version: str | None = Field(default=None, exclude=True)
     timeout: float = Field(default=CHAT_TIMEOUT, description="Seconds that an attempt, or an event, may take.")
-    additional_kwargs: dict[str, Any] = Field(default=_WITH_USAGE, description="Further options of requests.")
     is_chat_model: bool = True
     is_function_calling_model: bool = True
 
@@ -187,7 +184,6 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         info = fetch_chat_model(session.endpoint, name, client) if is_live else get_chat_model(name)
         has_own_temperature = "temperature" in fields
         defaults = {"context_window": _window_of(info), "temperature": self._default_temperature(name)}
-        fields["additional_kwargs"] = {**_WITH_USAGE, **fields.get("additional_kwargs", {})}
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
         # OpenAI itself serves at another endpoint, so the name is set afterwards.
         stand_ins = {"model": "nanogpt", "api_key": session.endpoint.key}
@@ -236,8 +232,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             self._has_own_window = True
         if "temperature" in changes:
             self._has_own_temperature = True
-        if "additional_kwargs" in changes:
-            self.__dict__["additional_kwargs"] = {**_WITH_USAGE, **self.additional_kwargs}
+        self.check_prompts()  # None is their default
         if "model" in changes:
             self._info = get_chat_model(self.model)
             if not self._has_own_window:
@@ -267,37 +262,33 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         received = ReceivedMessage(self._get_model_kwargs(**kwargs))
         with naming_bad_message(messages, to_openai_message_dict), map_sdk_errors(self._session):
-            response = _without_retries(OpenAILike._chat)(self, messages, **self._with_reasoning(messages, kwargs))
+            response = _without_retries(OpenAILike._chat)(self, messages, **self._with_messages(messages, kwargs))
         return invalidate_broken_arguments(received.add_to(response))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         received = ReceivedMessage(self._get_model_kwargs(**kwargs))
         with naming_bad_message(messages, to_openai_message_dict), map_sdk_errors(self._session):
-            sent = self._with_reasoning(messages, kwargs)
+            sent = self._with_messages(messages, kwargs)
             response = await _without_retries(OpenAILike._achat)(self, messages, **sent)
         return invalidate_broken_arguments(received.add_to(response))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
-        options = self._get_model_kwargs(**kwargs)
-        check_single_choice(options)
-        received = ReceivedMessage(options)
+        received = ReceivedMessage(self._get_model_kwargs(stream=True, **kwargs))
         with naming_bad_message(messages, to_openai_message_dict):
-            sent = self._with_reasoning(messages, kwargs)
+            sent = self._with_messages(messages, kwargs)
             stream = _without_retries(OpenAILike._stream_chat)(self, messages, **sent)
         return (received.add_to(part) for part in iterate_stream(self._session, stream))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
-        options = self._get_model_kwargs(**kwargs)
-        check_single_choice(options)
-        received = ReceivedMessage(options)
+        received = ReceivedMessage(self._get_model_kwargs(stream=True, **kwargs))
         with naming_bad_message(messages, to_openai_message_dict):
-            sent = self._with_reasoning(messages, kwargs)
+            sent = self._with_messages(messages, kwargs)
             stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
         return (received.add_to(part) async for part in aiterate_stream(self._session, stream))
 
-    def _with_reasoning(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
+    def _with_messages(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with the messages as they are sent, if LlamaIndex would leave a part out."""
-        sent = messages_with_reasoning(messages, self.model, send_reasoning=self.send_reasoning)
+        sent = complete_messages(messages, self.model, send_reasoning=self.send_reasoning)
         if sent is None:
             return options
         # The SDK puts the fields of extra_body over its own.
@@ -440,8 +431,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             settings["top_logprobs"] = self.top_logprobs
         # What one call asks for goes before what the object was made with.
         settings.update(kwargs)
-        complete_options(settings, kwargs)
         check_request_options(settings, extra_body_hint=self._extra_body_hint)
+        complete_options(settings, kwargs, stream_usage=True)
         check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
         return settings
 

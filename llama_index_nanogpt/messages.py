@@ -1,15 +1,23 @@
-"""Messages in LlamaIndex: reasoning and provider fields, which have to be sent back, and refusals.
+"""Messages in LlamaIndex: reasoning and provider fields, which have to be sent back, refusals, and images of tools.
 
 LlamaIndex leaves them out. Some thinking models answer a tool result with status 400 without their reasoning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ThinkingBlock
-from llama_index.llms.openai.utils import to_openai_message_dicts
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.llms.openai.utils import to_openai_message_dict, to_openai_message_dicts
 
 from llama_index_nanogpt.errors import StructuredOutputRefusedError
 from nanogpt_core.chat.provider_fields import (
@@ -17,6 +25,7 @@ from nanogpt_core.chat.provider_fields import (
     PROVIDER_FIELDS,
     REASONING_FIELDS,
     annotations_of,
+    get_field,
     restore_fields,
 )
 from nanogpt_core.http.error_body import as_sentence
@@ -31,6 +40,7 @@ class ReceivedMessage:
         self._wants_output = options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none")
         self._reasoning_field: str | None = None
         self._provider_fields: Any = None
+        self._images: list[ImageBlock] = []
         self._annotations: list[dict[str, Any]] = []
         self._refusal: str | None = None
 
@@ -51,6 +61,8 @@ class ReceivedMessage:
                 block.additional_information[_FIELD] = self._reasoning_field
         if self._provider_fields is not None:
             message.additional_kwargs[PROVIDER_FIELDS] = self._provider_fields
+        self._images += _images(source)
+        message.blocks = [*message.blocks, *self._images]
         self._annotations = annotations_of(source) or self._annotations
         if self._annotations:
             # LlamaIndex's class of another endpoint of OpenAI has them in the response; agents keep the message only.
@@ -67,6 +79,16 @@ class ReceivedMessage:
                 blocks = [block for block in message.blocks if not isinstance(block, TextBlock)]
                 message.blocks = [*blocks, TextBlock(text=self._refusal)]
         return response
+
+
+def _images(source: Any) -> Iterator[ImageBlock]:
+    """Yield the images of a message, or of a delta."""
+    for block in get_field(source, "content_blocks") or ():
+        image = block.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else None
+        if isinstance(url, str):
+            with contextlib.suppress(ValueError):  # it is not a URL
+                yield ImageBlock(url=url)
 
 
 def raise_refusal(text: str | None) -> None:
@@ -87,20 +109,33 @@ def _first_choice(response: ChatResponse | None) -> Any:
     return choices[0] if choices else None
 
 
-def messages_with_reasoning(
+def complete_messages(
     messages: Sequence[ChatMessage], model: str, *, send_reasoning: bool
 ) -> list[dict[str, Any]] | None:
-    """Return the messages as they are sent, with reasoning and provider fields; None if there are none of these."""
+    """Return the messages as they are sent, with the parts that LlamaIndex leaves out; None if there are none."""
     reasoning = [_reasoning(message) if send_reasoning else {} for message in messages]
     fields = [message.additional_kwargs.get(PROVIDER_FIELDS) for message in messages]
-    if not any(reasoning) and not any(fields):
+    contents = [_content_with_media(message) for message in messages]
+    if not (any(reasoning) or any(fields) or any(contents)):
         return None
     sent: list[Any] = list(to_openai_message_dicts(messages, model=model))
-    for one, texts, more in zip(sent, reasoning, fields, strict=True):
+    for one, texts, more, content in zip(sent, reasoning, fields, contents, strict=True):
         one.pop(PROVIDER_FIELDS, None)  # LlamaIndex sends all additional_kwargs of a message without blocks
+        if content:
+            one["content"] = content
         if send_reasoning:
             restore_fields(one, more, texts)
     return sent
+
+
+def _content_with_media(message: ChatMessage) -> Any:
+    """Return the content of a message with images, files or audio; None if LlamaIndex sends it, as for the user's."""
+    if message.role == "user" or "reference_audio_id" in message.additional_kwargs:
+        return None
+    blocks = [block for block in message.blocks if not isinstance(block, ThinkingBlock | ToolCallBlock)]
+    if all(isinstance(block, TextBlock) for block in blocks):
+        return None
+    return to_openai_message_dict(ChatMessage(role="user", blocks=blocks)).get("content")
 
 
 def _reasoning(message: ChatMessage) -> dict[str, str]:

@@ -22,7 +22,7 @@ from llama_index_nanogpt.errors import StructuredOutputError
 from llama_index_nanogpt.messages import finish_reason, raise_refusal
 from llama_index_nanogpt.tool_calls import with_one_call
 from nanogpt_core.chat.response import check_truncated
-from nanogpt_core.errors import ConfigurationError, NanoGPTError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.error_body import excerpt
 
 # Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
@@ -81,7 +81,10 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
 
         Raises:
             ConfigurationError: The mode is one for models that run in the same process.
+            InvalidTypeError: ``output_cls`` is no class of pydantic.
         """
+        if not (isinstance(output_cls, type) and issubclass(output_cls, BaseModel)):
+            raise InvalidTypeError(f"output_cls must be a class of pydantic, not {excerpt(repr(output_cls))}.")
         options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
         mode, has_schemas = self.pydantic_program_mode, self._should_use_structure_outputs()
         has_tools = self.is_function_calling_model or has_schemas

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.http.endpoint import check_headers, check_timeout
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.validation import closest_name
+from nanogpt_core.validation import check_model_name, closest_name
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
@@ -159,20 +159,29 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
         )
 
 
-def check_single_choice(options: Mapping[str, Any]) -> None:
-    """Check that a stream is asked for one choice: both frameworks would join the texts of several."""
-    if isinstance(options.get("n"), int) and options["n"] > 1:
-        raise ConfigurationError("n must be 1 in a stream.", remedy="Ask without streaming, or several times.")
+def complete_options(options: dict[str, Any], call: Mapping[str, Any], *, stream_usage: bool) -> None:
+    """Check the model and the number of choices, and make options agree that hosts refuse together; in place.
 
+    - A limit of tokens is sent once. The options of the ``call`` go before those of the object.
+    - ``top_logprobs`` asks for log probabilities, unless ``logprobs=False`` turns both off.
+    - ``stream_options`` are for streams only. They ask for token counts if ``stream_usage`` is True, unless they say so
+      themselves.
 
-def complete_options(options: dict[str, Any], call: Mapping[str, Any]) -> None:
-    """Keep one limit of tokens, and ask for log probabilities if ``top_logprobs`` says how many; in place.
-
-    Hosts refuse both limits together, and ``top_logprobs`` without ``logprobs``. ``logprobs=False`` turns both off.
-    Options that were passed with the ``call`` go before those of the object.
+    Raises:
+        ConfigurationError: The model is empty, or a stream has several choices: both frameworks would join their texts.
+        InvalidTypeError: The model is not a str.
     """
+    options["model"] = check_model_name(options["model"], EXAMPLE_MODEL)
     if options.get("max_tokens") is not None and options.get("max_completion_tokens") is not None:
         is_for_call = "max_tokens" in call and "max_completion_tokens" not in call
         del options["max_completion_tokens" if is_for_call else "max_tokens"]
     if options.get("top_logprobs") and options.setdefault("logprobs", True) is False:
         del options["top_logprobs"]
+    if "stream" in options:
+        options["stream"] = bool(options["stream"])
+    asked = {"include_usage": stream_usage, **(options.pop("stream_options", None) or {})}
+    if options.get("stream"):
+        if isinstance(options.get("n"), int) and options["n"] > 1:
+            raise ConfigurationError("n must be 1 in a stream.", remedy="Ask without streaming, or several times.")
+        if asked["include_usage"] or len(asked) > 1:
+            options["stream_options"] = asked

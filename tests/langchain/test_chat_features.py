@@ -97,11 +97,11 @@ def of_a_schema(kind):
 
 
 @pytest.mark.parametrize("name", ["callbacks", "tags", "metadata", "run_name", "run_id"])
-async def test_setting_of_a_run_among_the_options_of_a_call_is_refused(scripted, call, name):
+async def test_setting_of_a_run_among_the_options_of_a_call_is_refused(scripted, call, ask, name):
     sandbox = scripted()
     for runnable, given in ((sandbox.chat(), {name: None}), (sandbox.chat().bind(**{name: None}), {})):
         with pytest.raises(errors.InvalidTypeError, match=rf"{name} is no option of a call\. Pass config={{'{name}'"):
-            await call(runnable, "invoke", "Hello", **given)
+            await ask(runnable, "Hello", **given)
     assert sandbox.requests == []
     config = {"metadata": {"team": "search"}, "tags": ["a"], "run_name": "hello"}
     answer = await call(sandbox.chat(), "invoke", "Hello", config, extra_body={"metadata": {"team": "search"}})

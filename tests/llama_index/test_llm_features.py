@@ -8,7 +8,7 @@ import traceback
 import pytest
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ToolCallResult
-from llama_index.core.base.llms.types import ImageBlock, ThinkingBlock, ToolCallBlock, VideoBlock
+from llama_index.core.base.llms.types import ImageBlock, TextBlock, ThinkingBlock, ToolCallBlock, VideoBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -68,6 +68,24 @@ async def test_message_that_cannot_be_sent_is_named_by_its_position(scripted, as
     assert "message at position 1 (counted from 0)" in str(caught.value)
     assert caught.value.positions == (1,)
     assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("role", ["tool", "assistant", "system"])
+async def test_image_in_a_message_of_any_role_is_sent(scripted, ask, role):
+    """LlamaIndex leaves it out, also an image that a tool returns to an agent."""
+    sandbox = scripted()
+    call_ = [ToolCallBlock(tool_name="look", tool_call_id="call_1")] if role == "assistant" else []
+    image = ImageBlock(image=b"hi", image_mimetype="image/png")
+    more = {"tool_call_id": "call_1"} if role == "tool" else {}
+    blocks = [ThinkingBlock(content="hm"), TextBlock(text="Here."), image, *call_]
+    await ask(sandbox.llm(), [ChatMessage(role=role, blocks=blocks, additional_kwargs=more), *HELLO])
+    message = sandbox.requests[0].body["messages"][0]
+    assert message["content"] == [
+        {"type": "text", "text": "Here."},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+    ]
+    assert message.get("tool_call_id") == more.get("tool_call_id")
+    assert [one["id"] for one in message.get("tool_calls", ())] == [one.tool_call_id for one in call_]
 
 
 async def test_arguments_of_an_earlier_call_that_cannot_be_sent_are_an_error(scripted, ask):

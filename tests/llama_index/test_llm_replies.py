@@ -12,14 +12,14 @@ from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictInProgressEvent,
     LLMStructuredPredictStartEvent,
 )
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import ChatMessage, ImageBlock
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT
 from llama_index_nanogpt.errors import ToolArgumentsError
-from nanogpt_core.errors import RefusalError, ReplyError
+from nanogpt_core.errors import InvalidTypeError, RefusalError, ReplyError
 from nanogpt_core.sandbox import Fault, Reply
 
 # LlamaIndex's own classes use deprecated members of pydantic's models.
@@ -140,6 +140,23 @@ def test_agent_reports_unreadable_arguments_to_the_model(replying, form, cleaner
     assert told["tool_call_id"] == "call_a"
 
 
+# --- images ---
+
+
+async def test_image_of_an_answer_is_in_its_message_and_is_sent_back(replying, ask):
+    links = ["data:image/png;base64,aGk=", "https://example.com/b.png"]
+    images = [{"type": "image_url", "image_url": {"url": link}} for link in (links[0], "no link", None, links[1])]
+    sandbox = replying({"content": "Here.", "images": [*images, {"type": "image_url"}, 5]}, after=[Reply("Yes.")])
+    answer = await ask(sandbox.llm(), HELLO)
+    assert answer.message.content == "Here."
+    assert [str(one.url) for one in answer.message.blocks if isinstance(one, ImageBlock)] == links
+    await ask(sandbox.llm(), [*HELLO, answer.message])
+    assert sandbox.requests[1].body["messages"][1]["content"] == [
+        {"type": "text", "text": "Here."},
+        *({"type": "image_url", "image_url": {"url": link}} for link in links),
+    ]
+
+
 # --- refusals ---
 
 
@@ -179,6 +196,15 @@ async def test_refusal_of_structured_output_is_a_refusal_error(replying, predict
         await predict(sandbox.llm(**WAYS[way]))
     assert isinstance(caught.value, ValueError)
     assert f"The model refused: {REFUSAL}. Ask" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "output_cls", [dict, None, Joke(setup="Why?", punchline="So.")], ids=["dict", "None", "object"]
+)
+@pytest.mark.parametrize("method", ["structured_predict", "stream_structured_predict"])
+async def test_schema_that_is_no_class_of_pydantic_is_refused(call, method, output_cls):
+    with pytest.raises(InvalidTypeError, match=r"^output_cls must be a class of pydantic, not "):
+        await drained(call, await call(NanoGPT(api_key="k"), method, output_cls, PROMPT, animal="cats"))
 
 
 @ITS_OWN_WARNING

@@ -63,6 +63,11 @@ if sys.version_info >= (3, 13):
     WAYS["replace"] = lambda chat, options: copy.replace(chat, **options)
 
 
+def more_options(plugin):
+    """Return the name of the field for further options of requests."""
+    return "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+
+
 @pytest.fixture(params=WAYS)
 def change(request):
     return WAYS[request.param]
@@ -158,7 +163,7 @@ OUT_OF_RANGE = {
 
 @pytest.mark.parametrize("way", ["constructor", "more", "call"])
 async def test_number_that_every_model_refuses_is_not_sent(plugin, make, ask, fresh_sandbox, way):
-    more = "model_kwargs" if plugin.class_name == "ChatNanoGPT" else "additional_kwargs"
+    more = more_options(plugin)
     chat = make()
     for name, (value, span) in OUT_OF_RANGE.items():
         is_more = way == "more" or name not in plugin.cls.model_fields
@@ -180,7 +185,7 @@ class NotOfPydantic(TypedDict):
 
 @pytest.mark.parametrize("way", ["constructor", "attributes", "call"])
 async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fresh_sandbox, way):
-    more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+    more = more_options(plugin)
 
     async def use(options):
         if way == "constructor":
@@ -243,7 +248,7 @@ async def test_tools_that_one_request_would_use_up_are_refused(make, ask):
 
 @pytest.mark.parametrize("options", [{"stream": True}, {"messages": []}, {5: 5}])
 def test_what_a_call_decides_is_refused_among_further_options(plugin, make, options):
-    more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+    more = more_options(plugin)
     with pytest.raises(InvalidTypeError, match=r"(messages|stream) must not|name of an option must be a str"):
         make(**{more: options})
 
@@ -382,6 +387,18 @@ async def test_langchain_with_config_changes_options(chat, call, fresh_sandbox):
         await call(client.with_config(configurable={"client": object()}), "invoke", "Hello")
 
 
+@pytest.mark.parametrize(("options", "parts"), [({}, 2), ({"streaming": True}, 2), ({"streaming": False}, 1)])
+async def test_langchain_configurable_fields_leave_streams_as_they_are(call, fresh_sandbox, options, parts):
+    chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, **options).configurable_fields(
+        temperature=ConfigurableField(id="t")
+    )
+    stream = getattr(chat, "stream" if call.kind == "sync" else "astream")("Hello", {"configurable": {"t": 0.25}})
+    found = list(stream) if call.kind == "sync" else [part async for part in stream]
+    assert len([part for part in found if part.content]) >= parts
+    assert fresh_sandbox.requests[0].body["stream"] is (parts > 1)
+    assert fresh_sandbox.requests[0].body["temperature"] == 0.25
+
+
 async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_sandbox):
     await call(chat.bind(model="other/model", temperature=0.25, stop=["x"]), "invoke", "Hello")
     body = fresh_sandbox.requests[0].body
@@ -416,8 +433,40 @@ async def test_llama_index_refuses_stream_as_an_option_of_a_call(call, method):
         await call(NanoGPT(api_key="k"), method, [] if method.endswith("chat") else "Hello", stream=True)
 
 
+async def test_llama_index_takes_none_for_the_usual_prompts(change, call, fresh_sandbox):
+    llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, completion_to_prompt=str.upper)
+    await call(change(llm, {"completion_to_prompt": None, "messages_to_prompt": None}), "complete", "Hello")
+    assert fresh_sandbox.requests[0].body["messages"][0]["content"] == "Hello"
+
+
 def test_llama_index_context_window_can_be_changed(change):
     assert change(NanoGPT(api_key="k"), {"context_window": 32_000}).metadata.context_window == 32_000
+
+
+@pytest.mark.parametrize("way", ["object", "call"])
+async def test_stream_options_are_sent_in_streams_only_and_keep_token_counts(plugin, make, ask, fresh_sandbox, way):
+    more, given = more_options(plugin), {"stream_options": {"include_obfuscation": False}}
+    await ask(make(**({more: given} if way == "object" else {})), **(given if way == "call" else {}))
+    (body,) = [request.body for request in fresh_sandbox.requests]
+    assert body.get("stream_options") == (
+        {"include_usage": True, "include_obfuscation": False} if body["stream"] else None
+    )
+
+
+@pytest.mark.parametrize("way", ["object", "call"])
+async def test_token_counts_of_a_stream_can_be_turned_off(plugin, make, call, fresh_sandbox, way):
+    more, given = more_options(plugin), {"stream_options": {"include_usage": False}}
+    chat = make(**({more: given} if way == "object" else {}))
+    assert [part async for part in plugin.parts(call, chat, "Hello", **(given if way == "call" else {}))]
+    assert "stream_options" not in fresh_sandbox.requests[0].body
+
+
+@pytest.mark.parametrize(("model", "words"), [("", "model is empty"), (None, "model must be a str"), (5, "not int")])
+async def test_model_of_a_call_is_checked_as_that_of_the_object(make, ask, fresh_sandbox, model, words):
+    with pytest.raises(NanoGPTError, match=words):
+        await ask(make(), model=model)
+    await ask(make(), model=" other/model ")
+    assert [request.body["model"] for request in fresh_sandbox.requests] == ["other/model"]
 
 
 @pytest.mark.parametrize(("logprobs", "sent"), [(None, 2), (True, 2), (False, None)])
@@ -431,7 +480,7 @@ async def test_top_logprobs_are_sent_unless_logprobs_are_off(plugin, make, call,
 async def test_limit_of_tokens_of_a_call_is_the_only_one(plugin, make, call, fresh_sandbox, limit):
     other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[limit]
     if other == "max_completion_tokens":
-        more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+        more = more_options(plugin)
         chat = make(**{more: {other: 7}})
     else:
         chat = make(max_tokens=7)
@@ -471,45 +520,6 @@ def test_llama_index_defaults_follow_options_that_are_changed_later(fresh_sandbo
     assert list(llm.stream_complete("Hello"))
     body = fresh_sandbox.requests[-1].body
     assert (body["seed"], body["stream_options"]) == (4, {"include_usage": True})
-
-
-@pytest.mark.parametrize("name", ["api_key", "openai_api_key"])
-@pytest.mark.parametrize("way", ["constructor", "model_copy", "copy"])
-def test_key_is_in_no_local_variable_of_an_option_error(plugin, make, key_variables, name, way):
-    given = {name: "sk-nano-very-secret", "temprature": 1}
-    with pytest.raises(NanoGPTError, match=r"temprature|api_key") as caught:
-        plugin.cls(**given) if way == "constructor" else getattr(make(), way)(update=given)
-    assert key_variables(caught.value, "sk-nano-very-secret") == []
-
-
-def test_key_is_in_no_local_variable_after_setting_it_as_an_attribute(plugin, make, key_variables):
-    chat = make()
-    with pytest.raises(ConfigurationError) as caught:
-        setattr(chat, plugin.key, "sk-nano-very-secret")
-    assert key_variables(caught.value, "sk-nano-very-secret") == []
-
-
-@pytest.mark.parametrize("bad", [{}, {"temprature": 1}, {"max_retries": -1}], ids=["headers", "name", "value"])
-@pytest.mark.parametrize("way", ["constructor", "model_copy", "copy", "attribute"])
-def test_headers_are_in_no_local_variable_of_an_option_error(make, key_variables, bad, way):
-    given = {"default_headers": {"X-Gateway": "header-5ecre7" if bad else "header-5ecre7\n"}, **bad}
-    unchanged = make()
-    ways = {
-        "constructor": lambda: make(**given),
-        "model_copy": lambda: unchanged.model_copy(update=given),
-        "copy": lambda: unchanged.copy(update=given),
-        "attribute": lambda: setattr(unchanged, "default_headers", given["default_headers"]),
-    }
-    with pytest.raises(NanoGPTError) as caught:
-        ways[way]()
-    assert key_variables(caught.value, "header-5ecre7") == []
-
-
-def test_headers_are_hidden_in_the_attributes_of_an_object(make):
-    one = make(default_headers={"X-Gateway": "header-5ecre7"})
-    for holder in (one, one.model_copy(), copy.deepcopy(one), one.model_copy(update={"max_retries": 1})):
-        assert "header-5ecre7" not in f"{holder.__dict__} {dict(holder)} {holder.default_headers}"
-        assert holder.default_headers == {"X-Gateway": "header-5ecre7"}
 
 
 # --- pydantic ---
