@@ -37,7 +37,19 @@ def _translate(message: AIMessage) -> list[ContentBlock]:
     message = _with_text_blocks(message)
     is_chunk = isinstance(message, AIMessageChunk)
     translate: Any = openai_blocks.translate_content_chunk if is_chunk else openai_blocks.translate_content
-    return [*_reasoning_blocks(message), *_with_citations(translate(message), message)]
+    blocks = [_as_image(block) for block in translate(message)]
+    return [*_reasoning_blocks(message), *_with_citations(blocks, message)]
+
+
+def _as_image(block: Any) -> Any:
+    """Return an image as LangChain's content block; other blocks as they are. LangChain does so in requests only."""
+    image = {**block, **block.get("value", {})}.get("image_url")  # LangChain wraps a block that it does not know
+    url = image.get("url") if isinstance(image, dict) else None
+    if not isinstance(url, str):
+        return block
+    mime_type, _, data = url.removeprefix("data:").partition(";base64,")
+    source = {"base64": data, "mime_type": mime_type} if url.startswith("data:") and data else {"url": url}
+    return {"type": "image", **source, **({"index": block["index"]} if "index" in block else {})}
 
 
 def _with_text_blocks(message: AIMessage) -> AIMessage:
@@ -129,6 +141,8 @@ class ConvertedReplies(BaseChatOpenAI):
                 message.additional_kwargs["refusal"] = delta["refusal"]
             message.response_metadata["model_provider"] = PROVIDER
             if self.output_version == "v1":
+                # With it, LangChain would take a list of blocks as translated. It adds it again.
+                message.response_metadata.pop("output_version", None)
                 _separate_calls(message)
         return made
 
@@ -190,11 +204,16 @@ def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
     restore_fields(sent, more.get(PROVIDER_FIELDS), {name: text} if isinstance(text, str) else {})
 
 
-def remove_texts_of_citations(message: BaseMessage, sent: dict[str, Any]) -> None:
-    """Remove empty texts, which only hold citations, from the message of an earlier turn as it is ``sent``, in place.
+def remove_own_blocks(message: BaseMessage, sent: dict[str, Any]) -> None:
+    """Remove LangChain's own content blocks from the message of an earlier turn as it is ``sent``, in place.
 
-    Some models refuse empty texts.
+    These are parts of unreadable tool calls, which are sent as calls too, and empty texts, which only hold citations;
+    some models refuse these.
     """
     content = sent.get("content")
-    if isinstance(content, list) and isinstance(message, AIMessage) and message.additional_kwargs.get(ANNOTATIONS):
-        sent["content"] = [part for part in content if part != _EMPTY_TEXT] or (None if sent.get("tool_calls") else "")
+    if not isinstance(content, list) or not isinstance(message, AIMessage):
+        return
+    kept = [part for part in content if not (isinstance(part, dict) and part.get("type") == "tool_call_chunk")]
+    if message.additional_kwargs.get(ANNOTATIONS):
+        kept = [part for part in kept if part != _EMPTY_TEXT]
+    sent["content"] = kept or (None if sent.get("tool_calls") else "")

@@ -360,6 +360,40 @@ RATED = {
 }
 
 
+LINKS = {
+    "data:image/png;base64,aGk=": {"base64": "aGk=", "mime_type": "image/png"},
+    "https://example.com/b.png": {"url": "https://example.com/b.png"},
+}
+
+
+@pytest.mark.parametrize("version", [None, "v1"])
+@pytest.mark.parametrize("link", LINKS)
+async def test_image_of_an_answer_is_langchains_block_and_is_sent_back(replying, ask, link, version):
+    image = {"type": "image_url", "image_url": {"url": link}}
+    sandbox = replying({"content": "Here.", "images": [image]}, after=[Reply("Yes.")])
+    chat = sandbox.chat(**({"output_version": version} if version else {}))
+    answer = await ask(chat, "Draw!")
+    (block,) = [one for one in answer.content_blocks if one["type"] == "image"]
+    assert {name: block.get(name) for name in LINKS[link]} == LINKS[link]
+    await ask(chat, [HumanMessage("Draw!"), answer, HumanMessage("Another.")])
+    sent = sandbox.requests[1].body["messages"][1]["content"]
+    assert [(one["type"], one.get("text"), one.get("image_url")) for one in sent] == [
+        ("text", "Here.", None),
+        ("image_url", None, {"url": link}),
+    ]
+
+
+@pytest.mark.parametrize("version", [None, "v1"])
+async def test_unreadable_tool_call_is_sent_back_once(replying, ask, version):
+    sandbox = replying({"tool_calls": [call('{"path": "/ho')]}, reason="tool_calls", after=[Reply("Sorry.")])
+    chat = sandbox.chat(**({"output_version": version} if version else {}))
+    answer = await ask(chat, "Clean!")
+    assert [one["id"] for one in answer.invalid_tool_calls] == ["call_a"]
+    await ask(chat, [HumanMessage("Clean!"), answer, ToolMessage("Wrong arguments.", tool_call_id="call_a")])
+    sent = sandbox.requests[1].body["messages"][1]
+    assert (sent["content"], [one["id"] for one in sent["tool_calls"]]) == (None, ["call_a"])
+
+
 @pytest.mark.parametrize("schema", [Rated, RATED], ids=["TypedDict", "dict"])
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
 @pytest.mark.parametrize(
@@ -623,7 +657,7 @@ async def test_text_before_an_image_is_a_content_block(fresh_sandbox, ask):
     fresh_sandbox.add_replies(streamed({"content": "Here."}, {"images": [image]}))
     chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
     text, other = (await ask(chat, "Draw.")).content_blocks
-    assert (text, other["value"]) == ({"type": "text", "text": "Here."}, image)
+    assert (text, other) == ({"type": "text", "text": "Here."}, {"type": "image", "url": "https://a.example/b.png"})
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
