@@ -221,5 +221,6 @@ def _single_field(model: type[BaseModel], name: str) -> type[BaseModel]:
 def _invalid_option_error(error: ValidationError) -> ConfigurationError:
     """Return this project's error for pydantic's, with names and reasons only: a value may be a secret."""
     complaints = error.errors(include_url=False, include_context=False, include_input=False)
-    words = "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in complaints)
+    reasons = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in complaints]
+    words = "; ".join(": ".join(filter(None, reason)) for reason in reasons)
     return ConfigurationError(f"An option is invalid. {words.rstrip('.')}.")

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.http.endpoint import check_headers, check_timeout
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.validation import check_model_name, closest_name
+from nanogpt_core.validation import check_model_name, closest_name, number_type_error
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
@@ -160,7 +160,7 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
 
 
 def complete_options(options: dict[str, Any], call: Mapping[str, Any], *, stream_usage: bool) -> None:
-    """Check the model and the number of choices, and make options agree that hosts refuse together; in place.
+    """Check the model, numbers and choices of a request, and make options agree that hosts refuse together; in place.
 
     - A limit of tokens is sent once. The options of the ``call`` go before those of the object.
     - ``top_logprobs`` asks for log probabilities, unless ``logprobs=False`` turns both off.
@@ -169,9 +169,13 @@ def complete_options(options: dict[str, Any], call: Mapping[str, Any], *, stream
 
     Raises:
         ConfigurationError: The model is empty, or a stream has several choices: both frameworks would join their texts.
-        InvalidTypeError: The model is not a str.
+        InvalidTypeError: The model is not a str, or a number is none.
     """
     options["model"] = check_model_name(options["model"], EXAMPLE_MODEL)
+    for name in _RANGES:
+        value = options.get(name)
+        if not _is_left_out(name, value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise number_type_error(name, value)
     if options.get("max_tokens") is not None and options.get("max_completion_tokens") is not None:
         is_for_call = "max_tokens" in call and "max_completion_tokens" not in call
         del options["max_completion_tokens" if is_for_call else "max_tokens"]

@@ -325,6 +325,11 @@ def test_langchain_refuses_changes_that_would_be_ignored(chat, change, options, 
         change(chat, options)
 
 
+def test_langchains_reason_for_an_invalid_option_is_the_message(fresh_sandbox):
+    with pytest.raises(ConfigurationError, match=r"^An option is invalid\. n must be 1 when streaming\.$"):
+        ChatNanoGPT(api_key="k", base_url=fresh_sandbox.base_url, n=2, streaming=True)
+
+
 async def test_langchain_takes_none_for_no_further_options(call, fresh_sandbox):
     options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
     await call(ChatNanoGPT(**options, model_kwargs=None), "invoke", "Hello")
@@ -467,6 +472,14 @@ async def test_model_of_a_call_is_checked_as_that_of_the_object(make, ask, fresh
         await ask(make(), model=model)
     await ask(make(), model=" other/model ")
     assert [request.body["model"] for request in fresh_sandbox.requests] == ["other/model"]
+
+
+@pytest.mark.parametrize("value", ["0.5", True, [1]], ids=str)
+@pytest.mark.parametrize("name", ["temperature", "max_tokens", "n", "top_logprobs"])
+async def test_option_of_a_call_that_is_no_number_is_refused(make, ask, fresh_sandbox, name, value):
+    with pytest.raises(InvalidTypeError, match=rf"^{name} must be a number \(int or float\), not "):
+        await ask(make(), **{name: value})
+    assert not fresh_sandbox.requests
 
 
 @pytest.mark.parametrize(("logprobs", "sent"), [(None, 2), (True, 2), (False, None)])
