@@ -102,14 +102,8 @@ class Format(Protocol):
         CommandError: It is of another kind, or damaged.
     """
 
-    def write(self, folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
-        """Write an output into a folder, from which it is moved when it is complete.
-
-        An earlier, incomplete output in the folder is replaced. If the ``blocks`` end early, the output is incomplete.
-        """
-
-    def publish(self, folder: Path, output: Path) -> None:
-        """Move the complete files to their places, and replace older ones."""
+    def write(self, path: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+        """Write an output to a path at which nothing is; if the ``blocks`` end early, it is incomplete."""
 
 
 class VectorReader(Protocol):

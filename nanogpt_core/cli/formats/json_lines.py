@@ -21,23 +21,36 @@ _VECTOR = "embedding"
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
-_FILE = "output.jsonl"
-
-
-def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:  # noqa: ARG001 - it has no place for facts
+def write(path: Path, facts: Facts, blocks: Iterator[Block]) -> None:  # noqa: ARG001 - it has no place for facts
     """Write JSON Lines; see :class:`nanogpt_core.cli.formats.base.Format`.
 
     The numbers are the shortest that give the same float32.
     """
-    with (folder / _FILE).open("wb") as file:
+    with path.open("wb") as file:
         for block in blocks:
             for passage, vector in zip(block.passages, chain(*block.vectors), strict=True):
                 file.write(orjson.dumps({**row_fields(passage), _VECTOR: vector}, option=_OPTIONS))
 
 
-def publish(folder: Path, output: Path) -> None:
-    """Move the file to its place."""
-    (folder / _FILE).replace(output)
+def load_line(line: bytes, path: Path, place: str) -> Any:
+    """Return the value of a line of a file; ``place`` names the line in an error.
+
+    Raises:
+        CommandError: It is not JSON.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise unreadable(path, f"cannot be read: {place} is not JSON ({error.msg})") from None
+
+
+def read_rows(path: Path, numbers: Sequence[int] | None) -> Iterator[StoredRow]:
+    """Yield the rows with these numbers, or all; only their lines are parsed."""
+    wanted = None if numbers is None else set(numbers)
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            if wanted is None or number in wanted:
+                yield stored_row(load_line(line, path, f"line {number + 1}"), path, number)
 
 
 class Reader:
@@ -69,10 +82,7 @@ class Reader:
                 yield self._row(line, f"line {number}")
 
     def _row(self, line: bytes, place: str) -> dict[str, Any]:
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise unreadable(self._path, f"cannot be read: {place} is not JSON ({error.msg})") from None
+        row = load_line(line, self._path, place)
         if not isinstance(row, dict):
             raise unreadable(self._path, f"cannot be read: {place} is not a JSON object")
         if not isinstance(row.get(_VECTOR), (list, NoneType)):
@@ -105,7 +115,4 @@ class Reader:
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows."""
-        wanted = None if numbers is None else set(numbers)
-        for number, row in enumerate(self._lines()):
-            if wanted is None or number in wanted:
-                yield stored_row(row, self._path, number)
+        return read_rows(self._path, numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,15 @@ from typing import Any
 from nanogpt_core.cli.formats.arrow import VECTORS, ArrowReader, make_schema, make_table, reading
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
 
-_FOLDER = "output.lance"
 
-
-def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+def write(path: Path, facts: Facts, blocks: Iterator[Block]) -> None:
     """Write a dataset; see :class:`nanogpt_core.cli.formats.base.Format`."""
     import lance
     import pyarrow as pa
 
     schema = make_schema(facts)
     batches = (batch for block in blocks for batch in make_table(block, schema).to_batches())
-    shutil.rmtree(folder / _FOLDER, ignore_errors=True)
-    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder / _FOLDER), mode="create")
-
-
-def publish(folder: Path, output: Path) -> None:
-    """Move the dataset to its place."""
-    older = folder / "older.lance"
-    shutil.rmtree(older, ignore_errors=True)
-    if output.exists():
-        output.replace(older)
-    (folder / _FOLDER).replace(output)
-    shutil.rmtree(older, ignore_errors=True)
+    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(path), mode="create")
 
 
 class Reader(ArrowReader):

@@ -10,6 +10,7 @@ import orjson
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields, stored_row, unreadable
+from nanogpt_core.cli.formats.json_lines import load_line, read_rows
 from nanogpt_core.cli.paths import passages_path
 
 if TYPE_CHECKING:
@@ -17,14 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_ARRAY, _PASSAGES = "output.npy", "output.jsonl"
-
-
-def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+def write(path: Path, facts: Facts, blocks: Iterator[Block]) -> None:
     """Write an array and its passages; see :class:`nanogpt_core.cli.formats.base.Format`."""
     import numpy as np
 
-    with (folder / _ARRAY).open("wb") as array, (folder / _PASSAGES).open("wb") as passages:
+    with path.open("wb") as array, passages_path(path).open("wb") as passages:
         header = {"descr": "<f4", "fortran_order": False, "shape": (facts.rows, facts.dimensions)}
         np.lib.format.write_array_header_1_0(array, header)  # type: ignore[no-untyped-call, unused-ignore] # before numpy 2.3
         for block in blocks:
@@ -33,12 +31,6 @@ def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
             passages.writelines(
                 orjson.dumps(row_fields(one), option=orjson.OPT_APPEND_NEWLINE) for one in block.passages
             )
-
-
-def publish(folder: Path, output: Path) -> None:
-    """Move the files to their places."""
-    (folder / _PASSAGES).replace(passages_path(output))
-    (folder / _ARRAY).replace(output)
 
 
 class Reader:
@@ -74,7 +66,7 @@ class Reader:
                 self._path, f"has {counted(len(self._array), 'vector')}, and {path.name} {counted(lines, 'passage')}"
             )
         if lines:
-            _stored_row(last, path, lines - 1)
+            stored_row(load_line(last, path, f"line {lines}"), path, lines - 1)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the rows of the array in blocks."""
@@ -92,18 +84,5 @@ class Reader:
         return found
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
-        """Yield rows; only lines that are wanted are parsed."""
-        wanted = None if numbers is None else set(numbers)
-        path = passages_path(self._path)
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                if wanted is None or number in wanted:
-                    yield _stored_row(line, path, number)
-
-
-def _stored_row(line: bytes, path: Path, number: int) -> StoredRow:
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise unreadable(path, f"cannot be read: line {number + 1} is not JSON ({error.msg})") from None
-    return stored_row(fields, path, number)
+        """Yield rows."""
+        return read_rows(passages_path(self._path), numbers)

@@ -6,23 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.formats.arrow import (
-    VECTORS,
-    ArrowReader,
-    make_schema,
-    make_table,
-    reading,
-)
+from nanogpt_core.cli.formats.arrow import VECTORS, ArrowReader, make_schema, make_table, reading
 from nanogpt_core.cli.formats.base import COLUMNS, ROWS_PER_BLOCK, Block, Facts, StoredRow
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_FILE = "output.parquet"
 
-
-def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+def write(path: Path, facts: Facts, blocks: Iterator[Block]) -> None:
     """Write a Parquet file; see :class:`nanogpt_core.cli.formats.base.Format`."""
     import pyarrow.parquet as pq
 
@@ -30,15 +22,10 @@ def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
     # Vectors hardly shrink: zstd saves 8 % and takes longer than writing them.
     compression = {**dict.fromkeys(COLUMNS, "zstd"), f"{VECTORS}.list.element": "none"}
     with pq.ParquetWriter(
-        folder / _FILE, schema, compression=compression, use_dictionary=["source"], write_statistics=["source"]
+        path, schema, compression=compression, use_dictionary=["source"], write_statistics=["source"]
     ) as writer:
         for block in blocks:
             writer.write_table(make_table(block, schema), row_group_size=ROWS_PER_BLOCK)
-
-
-def publish(folder: Path, output: Path) -> None:
-    """Move the file to its place."""
-    (folder / _FILE).replace(output)
 
 
 class Reader(ArrowReader):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from nanogpt_core._runtime.words import counted
@@ -69,6 +70,17 @@ def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: 
         raise _exists(output, "and is damaged") from error
     if rows != manifest.rows:
         raise _exists(output, f"with {counted(rows, 'row')} of {manifest.rows:,}")
+
+
+def publish(part: Path, output: Path) -> None:
+    """Move the complete files of an output to their places, the output itself last, and replace older ones."""
+    older = part.with_name("older")
+    shutil.rmtree(older, ignore_errors=True)
+    for file, place in zip(reversed(data_files(part)), reversed(data_files(output)), strict=True):
+        if file.is_dir() and place.exists():  # a dataset of Lance, which can replace nothing
+            place.replace(older)
+        file.replace(place)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def _exists(path: Path, reason: str) -> CommandError:

@@ -15,7 +15,7 @@ from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.cost import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.formats.base import Facts, format_of
-from nanogpt_core.cli.job.destination import check_destination, check_finished, find_finished
+from nanogpt_core.cli.job.destination import check_destination, check_finished, find_finished, publish
 from nanogpt_core.cli.job.manifest import Manifest
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
@@ -97,10 +97,10 @@ class Job:
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
             with self._error_with_remedy(run):
-                facts = run.write(partial(format_of(self.output).write, state.folder))
+                facts = run.write(partial(format_of(self.output).write, state.part))
                 progress.end(counted(run.done, "text"))
                 state.sync_output()
-                format_of(self.output).publish(state.folder, self.output)
+                publish(state.part, self.output)
                 manifest = self._manifest(run, facts, report)
                 manifest.write(self.output, state.folder)
             state.keep = False

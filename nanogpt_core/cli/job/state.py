@@ -26,6 +26,7 @@ class State:
     """The state of one output. Only one process at a time can have it open; a kill releases it.
 
     Attributes:
+        part: Path at which the output is written, from which it is moved when it is complete.
         is_new: True if no earlier run has left a state.
         is_rest: True if a kill has left a part of a state that was being deleted, since its output was in its place.
         keep: Whether the folder stays: True once a request was answered, until the output is in its place.
@@ -38,6 +39,7 @@ class State:
 
     def __init__(self, output: Path) -> None:
         self.folder = state_folder(output)
+        self.part = self.folder / f"output{output.suffix.lower()}"
         self._lock_file = self.folder / "lock"
         self._usage_file = self.folder / "usage.jsonl"
         while (lock := self._take_lock(output)) is None:

@@ -456,7 +456,7 @@ def test_error_while_the_output_is_put_into_its_place_says_how_to_go_on(embed, c
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the name of an open file")
 @pytest.mark.parametrize(
-    ("suffix", "names"), [("npy", {"output.npy", "output.jsonl"}), ("parquet", {"output.parquet"})]
+    ("suffix", "names"), [("npy", {"output.npy", "output.passages.jsonl"}), ("parquet", {"output.parquet"})]
 )
 def test_output_is_on_the_disk_before_the_vectors_are_deleted(embed, corpus, tmp_path, monkeypatch, suffix, names):
     synced = set()
@@ -517,7 +517,7 @@ def test_error_that_no_text_has_caused_names_no_text(embed, corpus, tmp_path):
 
 
 def test_output_that_cannot_be_written_ends_the_run_and_keeps_the_vectors(embed, corpus, tmp_path, monkeypatch):
-    def full(_folder, _facts, _blocks):
+    def full(_path, _facts, _blocks):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
