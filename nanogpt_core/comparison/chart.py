@@ -65,8 +65,8 @@ def svg_charts(comparison: Comparison) -> list[str]:
 
 def _draw(axes: Axes, assessments: Sequence[Assessment], panel: str) -> None:
     """Draw each candidate with and without its instruction; a line joins its dimensions."""
-    colours = {name: f"C{number % 10}" for number, name in enumerate(_names(assessments))}
-    for name, colour in colours.items():
+    names = dict.fromkeys(each.result.variant.candidate.label for each in assessments)
+    for number, name in enumerate(names):
         for instruction in (False, True):
             own = [a for a in assessments if a.result.variant.candidate.label == name]
             own = [a for a in own if a.result.variant.instruction is instruction]
@@ -75,7 +75,7 @@ def _draw(axes: Axes, assessments: Sequence[Assessment], panel: str) -> None:
                 points = points[:1]  # the price is the same at all dimensions; the first are the full ones
             points.sort(key=lambda point: point[0])
             if points:
-                _plot(axes, points, colour, f"{name}{' + instruction' if instruction else ''}", instruction)
+                _plot(axes, points, f"C{number % 10}", f"{name}{' + instruction' if instruction else ''}", instruction)
     positions = {x for each in assessments if (x := _position(each, panel)) is not None}
     _scale(axes, positions, "US dollars for a million tokens" if panel == "price" else "dimensions")
     axes.set_ylabel(f"{MEASURES[0]}, with 95 % interval")
@@ -92,10 +92,6 @@ def _plot(axes: Axes, points: Sequence[tuple[float, Assessment]], colour: str, l
     axes.errorbar(
         [x for x, _ in points], means, yerr=[below, above], color=colour, label=label, elinewidth=1, capsize=2, **style
     )
-
-
-def _names(assessments: Sequence[Assessment]) -> list[str]:
-    return list(dict.fromkeys(each.result.variant.candidate.label for each in assessments))
 
 
 def _position(each: Assessment, panel: str) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -247,8 +248,8 @@ def compare_models(
     given = [model for model in models if isinstance(model, Candidate)]
     candidates = given + (find_candidates(named, api_key, base_url) if named or not given else [])
     task = _Task(
-        questions,
-        passages,
+        questions=questions,
+        passages=passages,
         api_key=api_key,
         base_url=base_url,
         dimensions=dimensions,
@@ -282,36 +283,27 @@ def _instructions(candidate: Candidate, wanted: bool) -> list[str | None]:
     return [None, instruction] if instruction else [None]
 
 
+@dataclass
 class _Task:
-    """The texts of a comparison, and the options of every measurement."""
+    """The texts of a comparison, and the options of every measurement: arguments of :func:`compare_models`."""
 
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Passage],
-        *,
-        api_key: ApiKey,
-        base_url: str | None,
-        dimensions: Sequence[int],
-        instructions: bool,
-        cache: EmbeddingCache | str | os.PathLike[str] | None,
-        budget_usd: float | None,
-        progress: Progress | None,
-    ) -> None:
+    questions: Sequence[Question]
+    passages: Sequence[Passage]
+    api_key: ApiKey
+    base_url: str | None
+    dimensions: Sequence[int]
+    instructions: bool
+    cache: EmbeddingCache | str | os.PathLike[str] | None
+    budget_usd: float | None
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
         # Passages of a source stand together: its best one is then a maximum over a range of columns.
-        names = {name: number for number, name in enumerate(dict.fromkeys(passage.source for passage in passages))}
-        ordered = sorted(passages, key=lambda passage: names[passage.source])
-        counts = [len(list(group)) for _, group in itertools.groupby(ordered, key=lambda passage: passage.source)]
-        self.starts = np.cumsum([0, *counts[:-1]])
-        self._texts = [passage.text for passage in ordered]
-        self._questions = [question.text for question in questions]
-        self._right = [[names[name] for name in question.sources] for question in questions]
-        self._api_key, self._base_url = api_key, base_url
-        self._dimensions = dimensions
-        self._instructions = instructions
-        self._cache = cache
-        self._budget_usd = budget_usd
-        self._progress = progress
+        counts = Counter(passage.source for passage in self.passages)
+        numbers = {name: number for number, name in enumerate(counts)}
+        self.starts = np.cumsum([0, *counts.values()])[:-1]
+        self._texts = [passage.text for passage in sorted(self.passages, key=lambda one: numbers[one.source])]
+        self._right = [[numbers[name] for name in question.sources] for question in self.questions]
         self._embedders: dict[str, list[Embedder]] = {}
 
     @property
@@ -321,11 +313,11 @@ class _Task:
 
     def make_embedder(self, candidate: Candidate, query_instruction: str | None = None) -> Embedder:
         """Return an embedder with the part of the budget that is left."""
-        options: dict[str, Any] = {**candidate.options(self._api_key, self._base_url), "on_overflow": "truncate"}
-        if self._budget_usd is not None:
-            left = self._budget_usd - sum(each.cost_usd or 0.0 for each in self.usage.values())
+        options: dict[str, Any] = {**candidate.options(self.api_key, self.base_url), "on_overflow": "truncate"}
+        if self.budget_usd is not None:
+            left = self.budget_usd - sum(each.cost_usd or 0.0 for each in self.usage.values())
             options["budget_usd"] = max(left, 1e-12)  # 0 is no valid budget
-        cache, report = None if candidate.is_own else self._cache, self._progress
+        cache, report = None if candidate.is_own else self.cache, self.progress
         progress = (lambda done, total: report(candidate.name, done, total)) if report else None
         return Embedder(**options, cache=cache, query_instruction=query_instruction, progress=progress)
 
@@ -334,7 +326,7 @@ class _Task:
         embedders = self._embedders.setdefault(candidate.name, [])  # two candidates may have one name
         queries = {}
         # Questions first: the first request opens a connection, and would slow down the passages.
-        for instruction in reversed(_instructions(candidate, self._instructions)):
+        for instruction in reversed(_instructions(candidate, self.instructions)):
             embedders.append(self.make_embedder(candidate, instruction))
             queries[bool(instruction)] = self._embed_questions(embedders[-1])
         plain = embedders[-1]  # without an instruction
@@ -347,12 +339,13 @@ class _Task:
 
     def _embed_questions(self, embedder: Embedder) -> tuple[NDArray[np.float32], float | None]:
         before, times, vectors = embedder.usage.texts_cached, [], []
-        for text in self._questions[:_TIMED_QUERIES]:
+        texts = [question.text for question in self.questions]
+        for text in texts[:_TIMED_QUERIES]:
             began = time.perf_counter()
             vectors.append(embedder.embed_query(text))
             times.append(time.perf_counter() - began)
         with ThreadPoolExecutor(_QUERY_THREADS) as threads:
-            vectors += threads.map(embedder.embed_query, self._questions[_TIMED_QUERIES:])
+            vectors += threads.map(embedder.embed_query, texts[_TIMED_QUERIES:])
         cached = embedder.usage.texts_cached > before
         return np.stack(vectors), None if cached else median(times)
 
@@ -363,7 +356,7 @@ class _Task:
         queries: dict[bool, tuple[NDArray[np.float32], float | None]],
         rate: float | None,
     ) -> Iterator[Result]:
-        variants = make_variants([candidate], self._dimensions, instructions=self._instructions)
+        variants = make_variants([candidate], self.dimensions, instructions=self.instructions)
         for dimensions, group in itertools.groupby(variants, key=lambda variant: variant.dimensions):
             passages = unit_rows(full, dimensions)
             for variant in group:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import datetime
 import importlib.resources
-import os
 from collections.abc import Iterator, Sequence
 from html import escape
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+import nanogpt_core
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.comparison.advice import SYNTHETIC_NOTE, Assessment, named
 from nanogpt_core.comparison.chart import svg_charts
-from nanogpt_core.comparison.files import write_text
 from nanogpt_core.comparison.ranking import DEPTH, MEASURES
 
 if TYPE_CHECKING:
@@ -25,11 +22,6 @@ if TYPE_CHECKING:
 _MAX_MISSED_SHOWN = 20
 _GOOD_RANK = 10
 _FLOAT_BYTES = 4
-
-
-def write_page(comparison: Comparison, file: str | os.PathLike[str], *, notice: str = "") -> None:
-    """Write the page; see :func:`make_page`. The file appears as a whole or not at all."""
-    write_text(Path(file), make_page(comparison, notice=notice))
 
 
 def make_page(comparison: Comparison, *, notice: str = "") -> str:
@@ -81,7 +73,7 @@ def _facts(comparison: Comparison) -> str:
     return (
         f'<p class="facts">{questions} over {passages} of '
         f"{counted(comparison.sources, 'source')}. Embedded {tokens} {cost}. {today}, nanogpt-rag "
-        f"{escape(version('nanogpt-rag'))}.</p>"
+        f"{escape(nanogpt_core.__version__)}.</p>"
     )
 
 

@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.comparison.passages import Passage
@@ -15,7 +14,6 @@ from nanogpt_core.comparison.questions import Question
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.models.listing import fetch_chat_price
-from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import count_tokens
 
 if TYPE_CHECKING:
@@ -33,14 +31,6 @@ _MIN_PASSAGE_CHARACTERS = 80  # shorter ones, such as headings, answer no questi
 _MAX_QUESTION_CHARACTERS = 500
 _THREADS = 8
 _SEED = 20_260
-
-
-@dataclass(frozen=True)
-class _Price:
-    """US dollars for 1,000,000 tokens of prompts and of answers."""
-
-    prompt: float
-    answer: float
 
 
 class QuestionWriter:
@@ -71,8 +61,7 @@ class QuestionWriter:
         self._endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, timeout=CHAT_TIMEOUT)
         self._model = chat_model
         self._passages = list(_choose(passages, Counter(source for question in done for source in question.sources)))
-        prices = fetch_chat_price(self._endpoint, chat_model)
-        self._price = None if prices is None else _Price(*prices)
+        self._prices = fetch_chat_price(self._endpoint, chat_model)
 
     @property
     def available(self) -> int:
@@ -84,11 +73,13 @@ class QuestionWriter:
 
         Prompts are counted as OpenAI's models do, and answers at their limit of 300 tokens.
         """
-        if self._price is None:
+        if self._prices is None:
             return None
-        prompts = sum(count_tokens(_prompt(each), "text-embedding-3-small") for each in self._passages[:count])
-        answers = price(_MAX_ANSWER_TOKENS * min(count, len(self._passages)), self._price.answer)
-        return (price(prompts, self._price.prompt) or 0.0) + (answers or 0.0)
+        prompt_price, answer_price = self._prices
+        asked = self._passages[:count]
+        prompt_tokens = sum(count_tokens(_prompt(passage), "text-embedding-3-small") for passage in asked)
+        answer_tokens = _MAX_ANSWER_TOKENS * len(asked)
+        return (prompt_tokens * prompt_price + answer_tokens * answer_price) / 1_000_000
 
     def write(self, count: int) -> Iterator[Question]:
         """Yield questions as they are written, at most ``count``. An answer that is no question is left out.

@@ -32,10 +32,10 @@ def write_report(comparison: Comparison, folder: Path, notice: str) -> list[Path
     """Write page, charts and figures into a folder, and return the files."""
     from nanogpt_core.comparison.chart import write_chart
     from nanogpt_core.comparison.files import write_text
-    from nanogpt_core.comparison.page import write_page
+    from nanogpt_core.comparison.page import make_page
 
     files = [folder / name for name in ("report.html", "chart.png", "chart.svg", "results.json")]
-    write_page(comparison, files[0], notice=notice)
+    write_text(files[0], make_page(comparison, notice=notice))
     for chart in files[1:3]:
         write_chart(comparison, chart, notice)
     document = json.dumps(as_json(comparison, notice), ensure_ascii=False, indent=1)

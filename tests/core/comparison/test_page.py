@@ -8,7 +8,7 @@ import pytest
 
 from nanogpt_core.comparison import Passage, Question, compare_models
 from nanogpt_core.comparison.chart import svg_charts, write_chart
-from nanogpt_core.comparison.page import make_page, write_page
+from nanogpt_core.comparison.page import make_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BAD = '<script>alert("x")</script>'
@@ -68,13 +68,6 @@ def test_page_needs_no_other_file_and_runs_no_script(page):
     assert "&lt;script&gt;alert(" in page
     assert not re.findall(r'(?:src|href)="(?!#)', page)
     assert not re.findall(r"url\((?!#)", page)
-
-
-def test_page_replaces_an_older_one_as_a_whole(comparison, tmp_path):
-    (tmp_path / "page.html").write_text("older")
-    write_page(comparison, tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_charts_are_complete_svg_elements_with_every_model(comparison):
