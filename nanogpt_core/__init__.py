@@ -96,9 +96,9 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 def __getattr__(name: str) -> object:
     value: object
     if name == "__version__":
-        from importlib.metadata import version
+        from nanogpt_core._runtime.extras import package_version
 
-        value = version("nanogpt-rag")
+        value = package_version()
     elif name in _MODULES:
         value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     else:

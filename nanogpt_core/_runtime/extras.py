@@ -1,16 +1,24 @@
-"""Optional packages: the command that installs an extra, and the error for a package that only an extra brings."""
+"""The installation: its version, the command that adds an extra, and the error for a package that an extra brings."""
 
 from __future__ import annotations
 
 import json
 import re
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 _NAME = "nanogpt-rag"
 _CREDENTIALS = re.compile(r"(?<!ssh://)(?<=//)[^/@]*@")  # the user of ssh is no secret
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    try:
+        return version(_NAME)
+    except PackageNotFoundError:  # the folder of the sources is on the path, and nothing is installed
+        return "0+unknown"
 
 
 def install_command(extra: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import App, Parameter
 
+from nanogpt_core._runtime.extras import package_version
 from nanogpt_core.cli.paths import STDIN
 
 _HELP = """\
@@ -49,9 +50,7 @@ def make_app() -> App:
 
 
 def _version() -> str:
-    import nanogpt_core
-
-    return f"nanogpt {nanogpt_core.__version__}"
+    return f"nanogpt {package_version()}"
 
 
 def _refuse_standard_stream(_type: object, value: object) -> None:

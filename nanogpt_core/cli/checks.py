@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from nanogpt_core._runtime.extras import package_version
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.exit_codes import message_and_remedy_of
 from nanogpt_core.errors import ModelNotFoundError, NanoGPTError, StatusError
@@ -21,10 +22,7 @@ from nanogpt_core.http.secrets import KEY_VARIABLES, resolve_key
 from nanogpt_core.models.catalog import MODELS
 
 _PACKAGES = ("openai", "httpx", "httpx2", "numpy", "tiktoken", "langchain-core", "llama-index-core", "pyarrow", "redis")
-_IGNORED_VARIABLES = (
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-)  # read by requests and curl, and by no part of this package
+_IGNORED_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # read by requests and curl, and not by this package
 _SLOW_SECONDS = 3.0
 
 
@@ -79,7 +77,7 @@ def _versions() -> Iterator[Finding]:
     found = {name: _version(name) for name in _PACKAGES}
     installed = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Finding("ok", "versions", f"nanogpt-rag {_version('nanogpt-rag') or '?'}, {python}, {installed}.")
+    yield Finding("ok", "versions", f"nanogpt-rag {package_version()}, {python}, {installed}.")
 
 
 def _version(name: str) -> str | None:

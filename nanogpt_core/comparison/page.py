@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import nanogpt_core
+from nanogpt_core._runtime.extras import package_version
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.comparison.advice import SYNTHETIC_NOTE, Assessment, named
 from nanogpt_core.comparison.chart import svg_charts
@@ -73,7 +73,7 @@ def _facts(comparison: Comparison) -> str:
     return (
         f'<p class="facts">{questions} over {passages} of '
         f"{counted(comparison.sources, 'source')}. Embedded {tokens} {cost}. {today}, nanogpt-rag "
-        f"{escape(nanogpt_core.__version__)}.</p>"
+        f"{escape(package_version())}.</p>"
     )
 
 

@@ -10,11 +10,11 @@ import contextlib
 import functools
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
 
 from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.extras import package_version
 from nanogpt_core.observability.records import Kind, RequestRecord
 from nanogpt_core.observability.usage import Usage, UsageMeter
 
@@ -45,11 +45,7 @@ _SAME_CALL = {
         ("llm.request.type", ("embedding",)),
     ),
 }
-try:
-    _VERSION: str | None = version("nanogpt-rag")  # read now, and not on an event loop at the first call
-except PackageNotFoundError:  # the folder of the sources is on the path, and nothing is installed
-    _VERSION = None
-
+_VERSION = package_version()  # read now, and not on an event loop at the first call
 _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in a context
 
 

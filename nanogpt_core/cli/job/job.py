@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nanogpt_core._runtime.extras import package_version
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.cost import CostOptions
@@ -166,8 +167,6 @@ class Job:
         return f"{done}The same command goes on: vectors in {place} are not paid for again."
 
     def _manifest(self, run: JobRun, facts: Facts, report: InputReport) -> Manifest:
-        import nanogpt_core
-
         usage = run.usage
         return Manifest(
             output=self.output.name,
@@ -184,7 +183,7 @@ class Job:
             skipped=report.bad,
             problems=tuple(report.problems),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            version=nanogpt_core.__version__,
+            version=package_version(),
         )
 
 

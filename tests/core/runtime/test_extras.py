@@ -1,12 +1,13 @@
-"""The command that installs an extra, for each way in which the package can have been installed."""
+"""The version, and the command that installs an extra, for each way in which the package can have been installed."""
 
 import json
 import shlex
+import sys
 
 import pytest
 from packaging.requirements import Requirement
 
-from nanogpt_core._runtime.extras import install_command, missing_extra
+from nanogpt_core._runtime.extras import install_command, missing_extra, package_version
 
 ARCHIVE = "https://example.org/nanogpt_rag-0.1.0-py3-none-any.whl"
 
@@ -81,3 +82,8 @@ def test_package_of_another_version_is_named():
     assert "another version of uvicorn: cannot import name 'x' from 'uvicorn'. Run: pip" in str(
         missing_extra("The sandbox", "sandbox", cause)
     )
+
+
+def test_version_of_sources_that_are_not_installed_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])  # on which an installation would be found
+    assert package_version() == "0+unknown"
