@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import pickle
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -114,6 +115,17 @@ def check_plain_function(name: str, function: Any) -> None:
             f"{name} must be a plain function, not a coroutine function.",
             remedy="Put its arguments into a queue, and await there.",
         )
+
+
+def check_path(name: str, path: Any) -> str:
+    """Return a path as a str, without the class of a string enum, after checking that it can name a file."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InvalidTypeError(f"{name} must be a str or a Path, not {type(path).__name__}.")
+    text = str.__str__(os.fspath(path))
+    check_encodes(name, text)
+    if not text or "\0" in text:
+        raise ConfigurationError(f"{name} is empty or contains a null character.", remedy="Name a file.")
+    return text
 
 
 def check_can_be_pickled(**functions: Any) -> None:

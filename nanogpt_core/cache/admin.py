@@ -21,8 +21,8 @@ from nanogpt_core.cache.sqlite_file import (
     sibling,
     wait_while_locked,
 )
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.validation import check_encodes
+from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.validation import check_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,16 +112,6 @@ def verify_cache(path: str | os.PathLike[str]) -> CacheReport:
             return CacheReport(file, 0, size, {}, unsound=unsound, damage=tuple(damage))
 
 
-def _name_of(target: str | os.PathLike[str]) -> str:
-    if not isinstance(target, (str, os.PathLike)) or not isinstance(os.fspath(target), str):
-        raise InvalidTypeError(f"target must be a str or a Path, not {type(target).__name__}.")
-    name = os.fspath(target)
-    check_encodes("target", name)
-    if not name or "\0" in name:
-        raise ConfigurationError("target is empty or contains a null character.", remedy="Name a file.")
-    return name
-
-
 def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
     """Write the valid vectors of a cache file into a NumPy ``.npz`` file, and return their number.
 
@@ -134,7 +124,7 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     """
     import numpy as np
 
-    name = _name_of(target)
+    name = check_path("target", target)
     found: dict[int, tuple[list[bytes], list[NDArray[np.float32]]]] = {}
     with _existing(path) as (file, database):
         written = Path(os.path.realpath(name if name.endswith(".npz") else f"{name}.npz"))  # as NumPy names it

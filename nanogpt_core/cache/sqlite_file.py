@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.validation import check_encodes
+from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.validation import check_path
 
 T = TypeVar("T")
 
@@ -58,18 +58,13 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
         InvalidTypeError: It is not a path.
         ConfigurationError: No file can be at this path: it is a folder, or its name is too long.
     """
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
-    name = str.__str__(os.fspath(path))  # pathlib would take the name of a member of a string enum
-    check_encodes("A cache's path", name)
+    name = check_path("A cache's path", path)
     if _URL.match(name):
         raise ConfigurationError(
             "A cache's path must not be a URL.", remedy="Pass the path of a file; for Redis pass RedisCache(url)."
         )
     if name == ":memory:":
         raise ConfigurationError("A cache's path names a file.", remedy="For a cache in memory pass MemoryCache().")
-    if not name or "\0" in name:
-        raise ConfigurationError("A cache's path is empty or contains a null character.")
     try:
         # SQLite's log is beside the file that a link leads to.
         resolved = Path(name).expanduser().resolve()

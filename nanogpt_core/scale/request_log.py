@@ -11,8 +11,9 @@ from pathlib import Path
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import DistinctWarnings
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.limits import Cost, Outcome
+from nanogpt_core.validation import check_path
 
 
 class RequestLog(ForkSafe):
@@ -23,14 +24,13 @@ class RequestLog(ForkSafe):
 
     Raises:
         InvalidTypeError: ``path`` is not a path.
-        ConfigurationError: It names the folder of a user who does not exist.
+        ConfigurationError: It cannot name a file, or names the folder of a user who does not exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise InvalidTypeError(f"request_log must be a path, not {type(path).__name__}.")
+        name = check_path("request_log", path)
         try:
-            resolved = Path(str.__str__(os.fspath(path))).expanduser().absolute()
+            resolved = Path(name).expanduser().absolute()
         except (OSError, RuntimeError) as error:  # no current folder, no such user
             raise ConfigurationError(f"request_log cannot be resolved: {error}", remedy="Pass another path.") from error
         self.path = resolved
@@ -51,7 +51,7 @@ class RequestLog(ForkSafe):
         """
         try:
             self._append(b"")
-        except (OSError, ValueError) as error:  # ValueError: a null character in its name
+        except OSError as error:
             raise ConfigurationError(f"request_log cannot be written: {error}.", remedy="Pass another path.") from error
 
     def write(self, name: str, worker: str, cost: Cost, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from enum import Enum
 
 import numpy as np
 import pytest
@@ -215,6 +216,15 @@ def test_symbolic_link_is_followed(entries, tmp_path):
     assert (tmp_path / "link.db").is_symlink()
     assert inspect_cache(tmp_path / "real.db").entries == 3
     assert dict(SQLiteCache(tmp_path / "real.db").get_many(list(entries(3)))) == entries(3)
+
+
+def test_export_takes_the_value_of_a_string_enum_as_its_target(filled, tmp_path, monkeypatch):
+    class Names(str, Enum):
+        EXPORT = "export"
+
+    monkeypatch.chdir(tmp_path)
+    assert export_cache(filled.path, Names.EXPORT) == 50
+    assert (tmp_path / "export.npz").exists()
 
 
 @pytest.mark.parametrize("target", [None, 5, b"export.npz", "", "\ud800", "a\0b"], ids=repr)
