@@ -162,7 +162,7 @@ class EmbedTable:
         import pyarrow as pa
 
         if isinstance(data, (pa.Table, pa.RecordBatch)):
-            return self._embed(data, fixed_size=self._fixed_size is not False)
+            return self._embed(data)
         if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
             return self._embed_frame(data)
         if isinstance(data, (dict, str, bytes)) or hasattr(data, "dtype") or not isinstance(data, Iterable):
@@ -171,12 +171,12 @@ class EmbedTable:
             raise _wrong_type(data, "Pass frame.to_arrow().")
         return self._embed_batches(data)
 
-    def schema(self, schema: Any, *, fixed_size: bool = True) -> Any:
+    def schema(self, schema: Any, *, fixed_size: bool | None = None) -> Any:
         """Return the ``pyarrow.Schema`` of the output for the schema of the input.
 
         Args:
             schema: The ``pyarrow.Schema`` of the input.
-            fixed_size: Whether the new column has lists of a fixed size. Default: True.
+            fixed_size: Whether the new column has lists of a fixed size. Default: as this object makes them of a table.
 
         Raises:
             ConfigurationError: The column is missing, or the new one exists.
@@ -185,7 +185,10 @@ class EmbedTable:
         import pyarrow as pa
 
         self._check_schema(schema)
-        schema = schema.append(pa.field(self.output, self._vector_type(fixed_size=fixed_size)))
+        if fixed_size is None:
+            fixed_size = self._fixed_size is not False
+        vectors = pa.list_(pa.float32(), self.width if fixed_size else -1)
+        schema = schema.append(pa.field(self.output, vectors))
         return schema.append(pa.field(self.reason, pa.string())) if self.on_error == "null" else schema
 
     def meta(self, frame: Any) -> Any:
@@ -203,7 +206,7 @@ class EmbedTable:
             raise InvalidTypeError(f"Column {self.column!r} must hold strings: {error.args[0]}.") from error
         except ValueError as error:  # of pandas and Arrow: the same name twice, or a text that UTF-8 cannot encode
             raise ConfigurationError(f"Column {self.column!r} cannot be read: {error}.") from error
-        new = self._embed(table, fixed_size=True)
+        new = self._embed(table)
         for name in self._new_columns:
             array = pd.arrays.ArrowExtensionArray(new.column(name).combine_chunks())
             frame = frame.assign(**{name: pd.Series(array, index=frame.index)})
@@ -215,9 +218,10 @@ class EmbedTable:
         for batch in batches:
             if not isinstance(batch, (pa.Table, pa.RecordBatch)):
                 raise _wrong_type(batch)
-            yield self._embed(batch, fixed_size=self._fixed_size is True)
+            yield self._embed(batch, fixed_size=False)
 
-    def _embed(self, table: Any, *, fixed_size: bool) -> Any:
+    def _embed(self, table: Any, *, fixed_size: bool = True) -> Any:
+        """Return a table or record batch with the new column; ``fixed_size`` holds if the option is not set."""
         import pyarrow as pa
 
         self._check_schema(table.schema)
@@ -230,8 +234,8 @@ class EmbedTable:
         mask = pa.array([one is not None for one in reasons], type=pa.bool_())
         flat = pa.array(vectors.reshape(-1), type=pa.float32())
         array = pa.FixedSizeListArray.from_arrays(flat, self.width, mask=mask)
-        if not fixed_size:
-            array = array.cast(self._vector_type(fixed_size=False))
+        if not (fixed_size if self._fixed_size is None else self._fixed_size):
+            array = array.cast(pa.list_(pa.float32()))
         table = table.append_column(pa.field(self.output, array.type), array)
         if self.on_error == "null":
             table = table.append_column(pa.field(self.reason, pa.string()), pa.array(reasons, type=pa.string()))
@@ -275,10 +279,15 @@ class EmbedTable:
 
     def _check_columns(self, names: Any) -> None:
         if self.column not in names:
-            raise _missing(self.column, names)
+            raise ConfigurationError(
+                f"There is no column {self.column!r}, only {', '.join(map(repr, names)) or 'no columns'}.",
+                remedy="Pass its name as the first argument of EmbedTable.",
+            )
         for name in self._new_columns:
             if name in names:
-                raise _exists(name)
+                raise ConfigurationError(
+                    f"There is a column {name!r} already.", remedy="Pass another name as output or reason."
+                )
 
     def _check_schema(self, schema: Any) -> None:
         import pyarrow as pa
@@ -292,11 +301,6 @@ class EmbedTable:
         # A column of nulls only has a type of its own.
         if not any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, views)):
             raise InvalidTypeError(f"Column {self.column!r} must hold strings, not {kind}.")
-
-    def _vector_type(self, *, fixed_size: bool) -> Any:
-        import pyarrow as pa
-
-        return pa.list_(pa.float32(), self.width) if fixed_size else pa.list_(pa.float32())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_embedder": None}
@@ -355,14 +359,3 @@ def _wrong_type(data: object, remedy: str = 'In Ray, pass batch_format="pyarrow"
     return InvalidTypeError(
         f"EmbedTable takes Arrow tables, record batches and pandas frames, not {type(data).__name__}.", remedy=remedy
     )
-
-
-def _missing(name: str, columns: Iterable[object]) -> ConfigurationError:
-    return ConfigurationError(
-        f"There is no column {name!r}, only {', '.join(map(repr, columns)) or 'no columns'}.",
-        remedy="Pass its name as the first argument of EmbedTable.",
-    )
-
-
-def _exists(name: str) -> ConfigurationError:
-    return ConfigurationError(f"There is a column {name!r} already.", remedy="Pass another name as output or reason.")

@@ -85,6 +85,16 @@ def test_pandas_frame_keeps_its_index_and_meta_has_the_same_types(expected):
     assert "embedding" not in frame.columns
 
 
+def test_lists_of_any_length_are_wanted_for_tables_frames_and_the_schema():
+    pd = pytest.importorskip("pandas")
+    embed = EmbedTable("text", fixed_size=False)
+    table, kind = pa.table({"text": TEXTS}), pa.list_(pa.float32())
+    assert embed(table).schema.field("embedding").type == kind
+    assert embed(table).schema == embed.schema(table.schema)
+    for frame in (embed(pd.DataFrame({"text": TEXTS})), embed.meta(pd.DataFrame({"text": TEXTS}))):
+        assert frame.dtypes["embedding"].pyarrow_dtype == kind
+
+
 def test_empty_table_has_the_columns_and_sends_nothing(sandbox):
     table = pa.table({"text": pa.array([], type=pa.string())})
     assert EmbedTable("text")(table).schema == EmbedTable("text").schema(table.schema)
