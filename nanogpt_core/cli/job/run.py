@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -24,6 +25,7 @@ from nanogpt_core.observability.usage import Usage
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
 _MAX_WAITING_BLOCKS = 4  # 16 batches of 256 texts, which can arrive at once
 
@@ -63,26 +65,19 @@ class JobRun:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.stream`.
             OSError: The output or the state cannot be written.
         """
-        writing: _Writing | None = None
-        try:
-            for block in self._blocks():
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.state.note_usage, lambda: self.embedder.usage)
+            writing: _Writing | None = None
+            for block in self._blocks():  # at least one
                 if writing is None:
-                    facts = self._facts(block.vectors[0].shape[1])
-                    writing = _Writing(partial(write, facts))
+                    dimensions = block.vectors[0].shape[1]
+                    facts = Facts(self.embedder.model, dimensions, self.spool.passages, self.spool.texts_sha256)
+                    writing = stack.enter_context(_Writing(partial(write, facts)))
                 writing.put(block)
                 # Not in the thread that writes, which is the slowest if replies come at once.
                 for part in block.vectors:
                     self._hash.update(part.astype("<f4", order="C", copy=False).data)
-            assert writing is not None  # noqa: S101 - the spool is not empty
-            writing.finish()
-        finally:
-            if writing is not None:
-                writing.end()
-            self.state.note_usage(lambda: self.embedder.usage)
         return facts
-
-    def _facts(self, dimensions: int) -> Facts:
-        return Facts(self.embedder.model, dimensions, self.spool.passages, self.spool.texts_sha256)
 
     def _blocks(self) -> Iterator[Block]:
         """Yield all rows in blocks of the same size in each run, so that the output is the same."""
@@ -141,14 +136,13 @@ def _take(
 class _Writing:
     """Writes blocks in a thread. Requests are started by the thread that reads the stream, which must not wait.
 
-    ``write`` imports Arrow, which takes about as long as a request.
+    ``write`` imports Arrow, which takes about as long as a request. The ``with`` block ends when everything is written.
     """
 
     def __init__(self, write: Callable[[Iterator[Block]], None]) -> None:
         self._write = write
         self._blocks: queue.Queue[Block | None] = queue.Queue(_MAX_WAITING_BLOCKS)
         self._failure: BaseException | None = None
-        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="nanogpt-writer", daemon=True)
         self._thread.start()
 
@@ -171,15 +165,11 @@ class _Writing:
             raise self._failure
         self._blocks.put(block)
 
-    def finish(self) -> None:
-        """Wait until everything is written."""
-        self.end()
-        if self._failure is not None:
-            raise self._failure
+    def __enter__(self) -> Self:
+        return self
 
-    def end(self) -> None:
-        """End the blocks, and wait until the files are closed."""
-        if not self._has_ended:
-            self._has_ended = True
-            self._blocks.put(None)
-            self._thread.join()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._blocks.put(None)
+        self._thread.join()
+        if kind is None and self._failure is not None:
+            raise self._failure
