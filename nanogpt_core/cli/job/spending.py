@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from itertools import islice
 from pathlib import Path
 
 from nanogpt_core._runtime.words import counted
@@ -15,7 +14,6 @@ from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter
 
-_TEXTS_PER_STEP = 2048
 _MAX_SPECIAL_TOKENS = 2  # of a text
 _BYTES_PER_ENTRY = 44  # of a vector in the log, beside its numbers
 _FLOAT_BYTES = 4
@@ -61,8 +59,8 @@ def confirm(embedder: Embedder, spool: Spool, progress: Progress, cost: CostOpti
 
 def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:
     progress.begin("Counting tokens", spool.texts)
-    tokens, done, texts = 0, 0, spool.distinct_texts()
-    while block := list(islice(texts, _TEXTS_PER_STEP)):
+    tokens = done = 0
+    for block in spool.text_blocks():
         tokens += embedder.estimate(block).tokens
         done += len(block)
         progress.advance_to(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -130,14 +131,17 @@ class Spool:
             yield SpooledBlock(list(map(Passage, *fields)), text_ids, known, new)
             known += new
 
-    def distinct_texts(self) -> Iterator[str]:
-        """Yield each distinct text once, in the order of first occurrence."""
+    def text_blocks(self) -> Iterator[list[str]]:
+        """Yield the distinct texts in the order of first occurrence: those that are new in each block."""
         known = 0
         for text_ids, texts, *_ in self._columns():
-            for text_id, text in zip(text_ids, texts, strict=True):
-                if text_id > known:
-                    known = text_id
-                    yield text
+            new = {text_id: text for text_id, text in zip(text_ids, texts, strict=True) if text_id > known}
+            known += len(new)
+            yield list(new.values())
+
+    def distinct_texts(self) -> Iterator[str]:
+        """Yield each distinct text once, in the order of first occurrence."""
+        return itertools.chain.from_iterable(self.text_blocks())
 
     def first_passage(self, text_id: int) -> Passage | None:
         """Return the first passage with a text, for messages; None if there is none."""
