@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App
 
-from nanogpt_core.cli.console import output_console, print_json
+from nanogpt_core.cli.console import make_console, print_json
 from nanogpt_core.cli.options import JsonFlag
 
 _EXAMPLES = """\
@@ -32,7 +32,7 @@ def balance(*, base_url: str | None = None, json: JsonFlag = False) -> None:
     if json:
         print_json(found.reply)
         return
-    console = output_console()
+    console = make_console()
     console.print("?" if found.usd is None else f"${found.usd:,.2f}")
     if found.nano:
         console.print(f"{found.nano:,.6f} XNO")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.console import answered_yes, output_console, print_error, print_json
+from nanogpt_core.cli.console import answered_yes, make_console, print_error, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.options import JsonFlag
 
@@ -82,7 +82,7 @@ def export(file: Path, target: Path, /) -> None:
     if target.suffix != ".npz":
         raise CommandError(f"The name of the target must end in .npz, unlike {target}.")
     count = export_cache(file, target)
-    output_console().print(f"{counted(count, 'vector')} written to {target}.")
+    make_console().print(f"{counted(count, 'vector')} written to {target}.")
 
 
 @command.command
@@ -98,7 +98,7 @@ def clear(file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y")] = False)
     count = inspect_cache(file).entries
     if not yes and not answered_yes(f"Delete {counted(count, 'vector')} of {file}?"):
         raise CommandError("Nothing was deleted.", remedy="Confirm with --yes.", code=ExitCode.NOT_CONFIRMED)
-    output_console().print(f"{counted(clear_cache(file), 'vector')} deleted.")
+    make_console().print(f"{counted(clear_cache(file), 'vector')} deleted.")
 
 
 def _print_report(report: CacheReport, json: bool) -> None:
@@ -113,7 +113,7 @@ def _print_report(report: CacheReport, json: bool) -> None:
             shown |= {"sound": report.clean, "unsound": report.unsound, "damage": list(report.damage or ())}
         print_json(shown)
         return
-    console = output_console()
+    console = make_console()
     console.print(f"{report.path}: {counted(report.entries, 'vector')}, {report.bytes / 1e6:,.1f} MB.")
     for width, count in sorted(report.widths.items()):
         console.print(f"  {count:,} of {counted(width, 'dimension')}")

@@ -25,17 +25,11 @@ _USUAL_WIDTH_CHARACTERS = 80
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def output_console() -> Console:
-    """Return a console on standard output. It has colours only in a terminal, and none with ``NO_COLOR``."""
-    return _console(stderr=False)
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output, or on standard error for progress and messages.
 
-
-def error_console() -> Console:
-    """Return a console on standard error, for progress and messages."""
-    return _console(stderr=True)
-
-
-def _console(*, stderr: bool) -> Console:
+    It has colours only in a terminal, and none with ``NO_COLOR``.
+    """
     from rich.console import Console
 
     class PrintableConsole(Console):

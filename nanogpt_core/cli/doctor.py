@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nanogpt_core.cli.checks import Finding, check_all
-from nanogpt_core.cli.console import output_console, print_json, printable
+from nanogpt_core.cli.console import make_console, print_json, printable
 from nanogpt_core.cli.exit_codes import ExitCode
 from nanogpt_core.cli.options import JsonFlag
 
@@ -45,7 +45,7 @@ def doctor(
         base_url: Address of the API. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
         json: Print one JSON document: a list of objects with `status`, `check`, `message` and `remedy`.
     """
-    console = output_console()
+    console = make_console()
     found: list[Finding] = []
     for finding in check_all(base_url, cache, offline=offline):
         found.append(finding)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.console import make_table, output_console, print_json
+from nanogpt_core.cli.console import make_console, make_table, print_json
 from nanogpt_core.cli.cost import format_usd
 from nanogpt_core.cli.options import InputOptions, JsonFlag, warn_about_unknown_model
 from nanogpt_core.cli.progress import make_progress
@@ -23,7 +22,6 @@ from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths, count_base_tokens
 
 _ALL = "all"
-_TEXTS_PER_STEP = 512
 _MAX_TEXTS_PER_BATCH = 256  # of a stream
 _REQUESTS_PER_SECOND = 16  # assumed: 16 are in flight, and each takes a second
 _FULL_WIDTH_CHARACTERS = 100  # a narrower terminal gets the table without space between columns,
@@ -74,8 +72,8 @@ def estimate(
         try:
             report = read_input(inputs, options, spool, progress)
             progress.begin("Counting tokens", spool.texts)
-            done, texts = 0, spool.distinct_texts()
-            while block := list(islice(texts, _TEXTS_PER_STEP)):
+            done = 0
+            for block in spool.text_blocks():
                 tokens, lengths = list(map(count_base_tokens, block)), byte_lengths(block)
                 for tally in tallies:
                     tally.add(tokens, lengths)
@@ -154,7 +152,7 @@ def _print(spool: Spool, report: InputReport, tallies: list[_Tally], *, as_json:
         facts: dict[str, Any] = {"files": report.sources, "passages": spool.passages, "texts": spool.texts}
         print_json({**facts, "skipped": report.bad, "models": [tally.as_json() for tally in tallies]})
         return
-    console = output_console()
+    console = make_console()
     repeated = spool.passages - spool.texts
     console.print(
         counted(spool.passages, "passage") + (f", {counted(repeated, 'repetition')} among them" if repeated else "")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.console import make_table, output_console, print_json
+from nanogpt_core.cli.console import make_console, make_table, print_json
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import JsonFlag
 from nanogpt_core.models.catalog import MODELS, ModelInfo
@@ -136,7 +136,7 @@ def _at_most(value: float | None, limit: float | None) -> bool:
 
 
 def _print_table(rows: Sequence[_Row], live: bool) -> None:
-    console = output_console()
+    console = make_console()
     columns = ["model", "dimensions", "reduces to", "$ / 1M tokens", "tokens per text", "languages"]
     narrow = console.width < _WIDE_COLUMNS
     if narrow:

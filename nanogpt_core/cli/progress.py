@@ -9,7 +9,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from nanogpt_core.cli.console import error_console
+from nanogpt_core.cli.console import make_console
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -76,7 +76,7 @@ class _Bar(Progress):
             progress.TextColumn("{task.fields[detail]}"),
             *([] if total is None else [progress.TimeRemainingColumn()]),
         ]
-        self._bar = progress.Progress(*columns, console=error_console(), transient=True)
+        self._bar = progress.Progress(*columns, console=make_console(stderr=True), transient=True)
         self._bar.add_task(stage, total=total, detail="", rate="")
         self._bar.start()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from nanogpt_core.cli.console import make_table, output_console, print_json
+from nanogpt_core.cli.console import make_console, make_table, print_json
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import JsonFlag
 
@@ -55,7 +55,7 @@ def usage(
         print_json(found.reply)
         return
     rows = found.by_model if by == "model" else found.by_day
-    console = output_console()
+    console = make_console()
     narrow = console.width < _WIDE_COLUMNS
     columns = ("req.", "in", "out", "USD") if narrow else ("requests", "tokens in", "tokens out", "US dollars")
     table = make_table(by, *columns, right=columns, narrow=narrow)

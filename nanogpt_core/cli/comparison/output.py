@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.console import make_table, output_console
+from nanogpt_core.cli.console import make_console, make_table
 from nanogpt_core.cli.exit_codes import message_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def write_report(comparison: Comparison, folder: Path, notice: str) -> list[Path
 
 def print_comparison(comparison: Comparison, files: list[Path], notice: str) -> None:
     """Print table, advice and the names of the files."""
-    console = output_console()
+    console = make_console()
     if notice:
         console.print(f"{notice}\n")
     wide = console.width >= _WIDE_COLUMNS

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
-from nanogpt_core.cli.console import error_console, print_warning
+from nanogpt_core.cli.console import make_console, print_warning
 from nanogpt_core.cli.cost import CostOptions, format_usd
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.kept_cache import KeptCache
@@ -210,7 +210,7 @@ class Run:
         words = (
             f"{counted(len(candidates), 'model')} will take {counted(tokens, 'token')}, about {format_usd(usd)}{more}"
         )
-        error_console().print(f"{words}.")
+        make_console(stderr=True).print(f"{words}.")
         self._cost.confirm(words, None if unknown else usd)
 
     def _report(self, name: str, done: int, total: int) -> None:

@@ -18,7 +18,7 @@ from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cli import app as app_module
 from nanogpt_core.cli import doctor, entry
 from nanogpt_core.cli.checks import Finding
-from nanogpt_core.cli.console import make_table, output_console, print_json
+from nanogpt_core.cli.console import make_console, make_table, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.embeddings.dispatch import text_too_long
 from nanogpt_core.embeddings.inputs import check_text
@@ -300,7 +300,7 @@ def test_control_characters_in_tables_findings_and_json_do_not_reach_the_termina
     hostile = "name\x1b]0;title\x07\x9b31m\x7f"
     table = make_table("model", hostile, right=[hostile], narrow=False)
     table.add_row(hostile, "1")
-    output_console().print(table, hostile, doctor._row(Finding("ok", hostile, hostile)))
+    make_console().print(table, hostile, doctor._row(Finding("ok", hostile, hostile)))
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", capsys.readouterr().out) == []
     print_json({hostile: hostile})
     out = capsys.readouterr().out
