@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from nanogpt_core._runtime.extras import install_command
 from nanogpt_core._runtime.words import counted
@@ -107,7 +108,7 @@ def _load(faiss: Any, path: Path, identity: bytes) -> _Index | None:
     try:
         with path.open("rb") as file:
             header, body = file.readline(), np.frombuffer(file.read(), dtype=np.uint8)
-        facts = json.loads(header)
+        facts = orjson.loads(header)
         without_vector = int(facts["without_vector"])
         # faiss checks little: a damaged file could end the process.
         if facts["sha256"] == _checksum(identity, without_vector, body):
@@ -132,7 +133,7 @@ def _make(faiss: Any, path: Path, identity: bytes, reader: VectorLookup) -> _Ind
                 "without_vector": index.without_vector,
                 "sha256": _checksum(identity, index.without_vector, body),
             }
-            file.write(json.dumps(facts).encode() + b"\n")
+            file.write(orjson.dumps(facts, option=orjson.OPT_APPEND_NEWLINE))
             file.write(body.data)
         part.replace(path)
         progress.end(f"{counted(reader.row_count, 'row')}, {len(body) / 1e6:,.1f} MB in {path.name}")

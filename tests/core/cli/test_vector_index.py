@@ -98,10 +98,11 @@ def test_stale_index_is_made_again(nanogpt, make_output):
     [
         lambda content: content[:-1],
         lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:],
-        lambda content: content.replace(b'"without_vector": 0', b'"without_vector": 1'),
+        lambda content: content.replace(b'"without_vector":0', b'"without_vector":1'),
         lambda content: b"[]\n" + content,
+        lambda content: b'{"without_vector": 1e999}\n' + content,
     ],
-    ids=["truncated", "one bit", "count", "header"],
+    ids=["truncated", "one bit", "count", "header", "infinite count"],
 )
 @pytest.mark.usefixtures("faiss")
 def test_damaged_index_is_made_again(nanogpt, make_output, tmp_path, damage):
