@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nanogpt_core._runtime.clock import NO_DEADLINE, Deadline, attempt_limits
 from nanogpt_core._runtime.log import DistinctWarnings
@@ -20,6 +20,8 @@ from nanogpt_core.cache.base import (
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 _WAIT_SHARE = 0.25  # of the time until the deadline, for a locked cache; the requests need the rest
 _TEXTS_PER_LOOKUP = 512  # their entries fit into the processor's caches
@@ -80,33 +82,30 @@ class CacheLookup:
         if not self._dimensions_stored:
             key = self._namespace.dimensions_key
             entries[key] = encode_dimensions(key, vectors.shape[1])
-        if self._attempt(lambda: self._cache.put_many(entries)):
-            self._dimensions_stored = True
+        self._attempt(lambda: self._cache.put_many(entries))
+        self._dimensions_stored = not self._failed
 
     def _get(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
         # The call ends with its deadline, and a cache of many slow lookups must not delay it.
         if self._deadline.remaining() <= 0:
-            return found
-        self._attempt(lambda: found.update(self._cache.get_many(keys)))
-        return found
+            return {}
+        return self._attempt(lambda: dict(self._cache.get_many(keys))) or {}
 
-    def _attempt(self, work: Callable[[], None]) -> bool:
+    def _attempt(self, work: Callable[[], T]) -> T | None:
+        """Return the result of ``work``; None if it fails, or if the cache has failed before."""
         if self._failed:
-            return False
+            return None
         try:
             seconds = _WAIT_SHARE * self._deadline.remaining()
             if self._deadline == NO_DEADLINE or getattr(self._cache, "keeps_deadline", False):
                 with attempt_limits(seconds):
-                    work()
-            else:
-                run_within(seconds, work, "nanogpt-cache")
+                    return work()
+            return run_within(seconds, work, "nanogpt-cache")
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
             self._warnings.warn(
                 f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); continuing without it."
             )
-            return False
+            return None
         finally:
             self._close_late()
-        return True
