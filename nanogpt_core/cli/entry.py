@@ -133,8 +133,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, NanoGPTError):
         print_error(message_of(error))
         return exit_code_of(error)
-    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _EXTRAS:
-        package = (error.name or "").partition(".")[0]
+    package = str(error.name).partition(".")[0] if isinstance(error, ImportError) else ""
+    if package in _EXTRAS:
         print_error(f"{package} is not installed. Run: {install_command(_EXTRAS[package])}")
         return ExitCode.USAGE
     if isinstance(error, OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
@@ -29,7 +29,7 @@ questions.
 
 command = App(name="models", help_format="plaintext", help_epilogue=_EXAMPLES)
 
-_COMPARED = ("dimensions", "usd_per_million_tokens", "max_tokens", "min_dimensions", "max_dimensions")
+_COMPARED = ("dimensions", "min_dimensions", "max_dimensions", "usd_per_million_tokens", "max_tokens")
 _ANY_LANGUAGE = "multilingual"
 _LETTERS_OF_A_CODE = 2  # of a language
 _WIDE_COLUMNS = 120  # of a terminal; a narrower one gets shorter headings
@@ -183,16 +183,7 @@ def _range(least: int | None, most: int | None) -> str:
 
 def _as_json(row: _Row, live: bool) -> dict[str, Any]:
     info = row.info
-    fields: Iterable[str] = (
-        "id",
-        "dimensions",
-        "min_dimensions",
-        "max_dimensions",
-        "usd_per_million_tokens",
-        "max_tokens",
-        "query_instruction",
-    )
-    shown: dict[str, Any] = {field: getattr(info, field) for field in fields}
+    shown: dict[str, Any] = {field: getattr(info, field) for field in ("id", *_COMPARED, "query_instruction")}
     shown |= {"languages": list(info.languages), "reduces": info.reduces, "source": info.source}
     if live:
         shown["difference"] = row.difference or None

@@ -54,7 +54,7 @@ def check_encoding(encoding: str) -> str:
 
 @contextlib.contextmanager
 def open_text(file: BinaryIO, encoding: str, *, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
-    """Yield a text stream over ``file``. Bytes that cannot be decoded are kept for :func:`undecodable`.
+    """Yield a text stream over ``file``. Bytes that cannot be decoded are kept for :func:`find_bad_byte`.
 
     Raises:
         BadTextError: The file is not a text.
