@@ -100,7 +100,7 @@ def compare(
     progress = make_progress(quiet=quiet)
     with open_service(sandbox, base_url) as service, contextlib.closing(progress):
         run = Run(service, sandbox=sandbox, cost=cost, output=output, progress=progress)
-        passages = run.read_passages(corpus, reading)
+        passages = run.read_passages(corpus, reading, questions)
         asked = run.read_questions(questions, passages, limit, synthetic)
         comparison = run.compare(
             asked,

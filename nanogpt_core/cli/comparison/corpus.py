@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +37,10 @@ class CorpusOptions(ReadingOptions):
     id_field: str | None = None
 
 
-def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output: Path) -> list[Passage]:
+def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, without: Collection[Path]) -> list[Passage]:
     """Return the passages of a file or folder. The source of a document is its path in the folder.
 
-    The folder of the report, ``output``, is not read if it is in the corpus.
+    Of the folder, files and folders in ``without`` are not read.
 
     Raises:
         CommandError: The corpus has no text, or a part that cannot be embedded.
@@ -58,7 +59,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output
             spool,
             progress,
             adapt_record=as_record if corpus.suffix.lower() in _JSON_LINES else None,
-            without=[output] if leads_into(output, real_paths([corpus])) else [],
+            without=[path for path in without if corpus.is_dir() and leads_into(path, real_paths([corpus]))],
         )
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 

@@ -78,12 +78,12 @@ class Run:
         self._progress = progress
         self._stage = ""
 
-    def read_passages(self, corpus: Path, options: CorpusOptions) -> list[Passage]:
-        """Read the corpus."""
+    def read_passages(self, corpus: Path, options: CorpusOptions, questions: Path) -> list[Passage]:
+        """Read the corpus, without the report and the file with the questions if they are in it."""
         _check_exists(corpus)
         if corpus.is_dir() and os.path.realpath(corpus) == os.path.realpath(self._output):
             raise CommandError(f"{corpus} is the folder of the report too.", remedy="Pass another --output.")
-        return read_corpus(corpus, options, self._progress, self._output)
+        return read_corpus(corpus, options, self._progress, [self._output, questions])
 
     def read_questions(
         self, file: Path, passages: list[Passage], limit: int | None, synthetic: SyntheticOptions
@@ -110,7 +110,7 @@ class Run:
             raise CommandError(
                 f"{file}: Questions are written as JSON lines.", remedy="Name a file that ends in .jsonl."
             )
-        found = load_questions(file) if file.exists() and file.stat().st_size else []
+        found = load_questions(file) if file.exists() and file.read_bytes().strip() else []
         count -= len(found)
         if count <= 0:
             return

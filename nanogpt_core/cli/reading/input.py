@@ -60,7 +60,7 @@ def read_input(
 
     ``reason_against`` returns the reason for which a text cannot be embedded, or None. ``adapt_record`` returns the
     fields of a record under the names that ``options`` has. ``outputs`` are files that the command writes, and that
-    must not be among the input. In the folders ``without`` nothing is read.
+    must not be among the input. Files and folders in ``without`` are not read.
 
     Raises:
         CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is

@@ -178,6 +178,16 @@ def test_report_in_the_folder_of_the_corpus_is_not_read_by_the_next_comparison(p
     assert (beside.code, "--budget" in beside.err) == (6, True)  # the corpus was read
 
 
+def test_questions_in_the_folder_of_the_corpus_are_no_part_of_it(paid, nanogpt, tmp_path):
+    for source, text in PASSAGES.items():
+        (tmp_path / f"{source}.md").write_text(text)
+    paid.add_replies(*(Reply(f"Question {number}?") for number in range(3)))
+    words = [tmp_path / "q.jsonl", tmp_path, "-m", "BAAI/bge-m3", "-o", tmp_path / "out", "--json"]
+    for more in (["--make-questions", "3"], []):
+        result = nanogpt("compare", *words, *more)
+        assert (result.code, json.loads(result.out)["passages"]) == (0, 3)
+
+
 def test_folder_is_read_as_by_embed_and_its_sources_are_paths(paid, nanogpt, tmp_path):
     folder = tmp_path / "docs"
     (folder / "guide").mkdir(parents=True)
@@ -279,6 +289,13 @@ def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, com
     assert len(posts) == 3 - len(kept)
     assert "3 of the 3 questions are by a chat model." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "The questions are synthetic" in result.out
+
+
+@pytest.mark.parametrize("content", ["", " \n\n"])
+def test_questions_are_written_into_a_file_that_holds_none(paid, compare, files, content):
+    files[0].write_text(content)
+    paid.add_replies(Reply("What is sweet?"))
+    assert compare("--make-questions", "1", "-m", "BAAI/bge-m3").code == 0
 
 
 def test_questions_are_appended_to_a_file_whose_last_line_has_no_end(paid, compare, files):
