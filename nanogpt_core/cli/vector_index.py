@@ -166,30 +166,29 @@ def _build(faiss: Any, reader: VectorLookup, progress: Progress) -> _Index:
         vectors.train(sample)
     del sample
     progress.begin("Index of the vectors: adding rows", rows)
-    for done, numbers, units in _batches(reader):
+    first = 0
+    for block in _large_blocks(reader.blocks()):
+        numbers, units = _unit_vectors(block)
         if len(numbers):
-            vectors.add_with_ids(units, numbers)
-        progress.advance_to(done)
+            vectors.add_with_ids(units, first + numbers)
+        first += len(block)
+        progress.advance_to(first)
     return _Index(vectors, rows - vectors.ntotal)
 
 
-def _batches(reader: VectorLookup) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield the number of rows read so far, and numbers and unit vectors of the next rows that have a vector."""
+def _large_blocks(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Yield blocks of at least :data:`_ROWS_PER_ADDITION` rows, but for the last one."""
     import numpy as np
 
-    first = waiting = 0
-    numbers, vectors = [], []
-    for block in reader.blocks():
-        found, units = _unit_vectors(block)
-        numbers.append(found + first)
-        vectors.append(units)
-        first += len(block)
-        waiting += len(block)
-        if waiting >= _ROWS_PER_ADDITION or first == reader.row_count:
-            yield first, np.concatenate(numbers), np.concatenate(vectors)
-            waiting = 0
-            numbers.clear()
-            vectors.clear()
+    parts, rows = [], 0
+    for block in blocks:
+        parts.append(block)
+        rows += len(block)
+        if rows >= _ROWS_PER_ADDITION:
+            yield np.concatenate(parts)
+            parts, rows = [], 0
+    if parts:
+        yield np.concatenate(parts)
 
 
 def _unit_vectors(block: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -121,11 +121,8 @@ class CallTelemetry:
 
 
 def _own_attributes(usage: Usage, is_chat: bool) -> dict[str, Any]:
-    own = {"cost_usd": usage.cost_usd, "requests": usage.requests, "retries": usage.retries}
-    own["uncertain"] = usage.uncertain
-    if not is_chat:
-        own |= {"texts_sent": usage.texts_sent, "texts_cached": usage.texts_cached}
-    return {f"{PROVIDER}.usage.{name}": value for name, value in own.items()}
+    names = ["cost_usd", "requests", "retries", "uncertain", *([] if is_chat else ["texts_sent", "texts_cached"])]
+    return {f"{PROVIDER}.usage.{name}": getattr(usage, name) for name in names}
 
 
 def _is_recorded_already(trace: Any, kind: Kind) -> bool:
