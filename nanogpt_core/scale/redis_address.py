@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from nanogpt_core._runtime.extras import missing_extra
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import Secret
+from nanogpt_core.validation import check_bool
 
 URL_VARIABLE = "NANOGPT_REDIS_URL"
 """Environment variable that holds the URL if none is passed."""
@@ -53,11 +54,12 @@ class RedisAddress:
 
     Raises:
         ConfigurationError: The URL is missing or invalid. It is a ``ValueError``.
-        InvalidTypeError: It is not a string. It is a ``TypeError``.
+        InvalidTypeError: An argument of the wrong type. It is a ``TypeError``.
         ImportError: redis-py is not installed.
     """
 
     def __init__(self, url: str | None, *, cluster: bool = False) -> None:
+        check_bool("cluster", cluster)
         try:
             import redis  # noqa: F401
         except ImportError as error:

@@ -28,13 +28,7 @@ from nanogpt_core.scale.redis_errors import OTHER_KEYS_REMEDY
 from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET, Reply
 from nanogpt_core.scale.redis_session import RedisSession
 from nanogpt_core.scale.request_log import RequestLog
-from nanogpt_core.validation import (
-    MIN_REQUESTS_PER_SECOND,
-    check_attribute,
-    check_bool,
-    check_positive,
-    fixed_option_error,
-)
+from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_attribute, check_positive, fixed_option_error
 
 _NAME = re.compile(r"[\w.:@/+-]+")
 _USED_SHARE = 0.98  # of the rate, as in the rate limiter
@@ -158,7 +152,6 @@ class RedisLimits:
         ):
             if number is not None and number > most:
                 raise ConfigurationError(f"{option} must be at most {most:,}, not {number:g}.", remedy="Leave it out.")
-        check_bool("cluster", cluster)
         address = RedisAddress(url, cluster=cluster)
         if request_log is not None:
             log = RequestLog(request_log)

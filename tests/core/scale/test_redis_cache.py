@@ -179,6 +179,7 @@ def test_password_is_not_shown(start_redis, name):
         ({"prefix": ""}, ConfigurationError),
         ({"prefix": b"x"}, InvalidTypeError),
         ({"url": "127.0.0.1"}, ConfigurationError),
+        ({"cluster": "false"}, InvalidTypeError),
     ],
 )
 def test_invalid_option_is_refused(options, error):
