@@ -15,7 +15,7 @@ Examples:
 Asking is free.
 """
 
-command = App(name="balance", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="balance", help_epilogue=_EXAMPLES)
 
 
 @command.default

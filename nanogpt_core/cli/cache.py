@@ -23,12 +23,7 @@ Examples:
   nanogpt cache clear vectors.sqlite --yes
 """
 
-command = App(
-    name="cache",
-    help="Inspect, verify, export or clear a cache file, the SQLite file that `cache=` names in Python.",
-    help_format="plaintext",
-    help_epilogue=_EXAMPLES,
-)
+command = App(name="cache", help_epilogue=_EXAMPLES)
 
 
 @command.command

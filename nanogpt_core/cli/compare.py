@@ -42,7 +42,7 @@ again. It needs the packages of the extra "compare".
 """
 DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B")
 
-command = App(name="compare", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="compare", help_epilogue=_EXAMPLES)
 
 
 @command.default

@@ -17,7 +17,7 @@ Examples:
   nanogpt completion powershell >> $PROFILE
 """
 
-command = App(name="completion", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="completion", help_epilogue=_EXAMPLES)
 
 
 @command.default

@@ -26,7 +26,7 @@ into a report.
 """
 _STYLES = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
 
-command = App(name="doctor", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="doctor", help_epilogue=_EXAMPLES)
 
 
 @command.default

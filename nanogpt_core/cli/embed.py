@@ -33,12 +33,7 @@ Then:
   nanogpt verify docs.parquet
 """
 
-command = App(
-    name="embed",
-    usage="Usage: nanogpt embed INPUT... -o OUTPUT [OPTIONS]",
-    help_format="plaintext",
-    help_epilogue=_EXAMPLES,
-)
+command = App(name="embed", usage="Usage: nanogpt embed INPUT... -o OUTPUT [OPTIONS]", help_epilogue=_EXAMPLES)
 
 
 @command.default

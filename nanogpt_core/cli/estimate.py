@@ -37,12 +37,7 @@ Examples:
   jq -c .posts[] dump.json | nanogpt estimate - --json
 """
 
-command = App(
-    name="estimate",
-    usage="Usage: nanogpt estimate INPUT... [OPTIONS]",
-    help_format="plaintext",
-    help_epilogue=_EXAMPLES,
-)
+command = App(name="estimate", usage="Usage: nanogpt estimate INPUT... [OPTIONS]", help_epilogue=_EXAMPLES)
 
 
 @command.default

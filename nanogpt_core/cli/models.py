@@ -27,7 +27,7 @@ The live list needs no key. `nanogpt compare` finds the best model for your own
 questions.
 """
 
-command = App(name="models", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="models", help_epilogue=_EXAMPLES)
 
 _COMPARED = ("dimensions", "min_dimensions", "max_dimensions", "usd_per_million_tokens", "max_tokens")
 _ANY_LANGUAGE = "multilingual"

@@ -15,7 +15,7 @@ It needs no key and costs nothing: vectors are made of words, answers of quotes;
 no model runs. `python -m nanogpt_core.sandbox` is the same.
 """
 
-command = App(name="sandbox", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="sandbox", help_epilogue=_EXAMPLES)
 
 
 @command.default

@@ -43,12 +43,7 @@ Examples:
   echo "refunds" | nanogpt search docs.parquet -
 """
 
-command = App(
-    name="search",
-    usage="Usage: nanogpt search OUTPUT QUESTION [OPTIONS]",
-    help_format="plaintext",
-    help_epilogue=_EXAMPLES,
-)
+command = App(name="search", usage="Usage: nanogpt search OUTPUT QUESTION [OPTIONS]", help_epilogue=_EXAMPLES)
 
 _Found = Sequence[tuple[StoredRow, Hit]]
 

@@ -26,7 +26,7 @@ Asking is free. Days are those of UTC. The service counts the key that asks, not
 other keys, and may be a minute late.
 """
 
-command = App(name="usage", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="usage", help_epilogue=_EXAMPLES)
 
 
 @command.default

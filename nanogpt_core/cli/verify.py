@@ -24,7 +24,7 @@ Examples:
   nanogpt verify docs.parquet --json
 """
 
-command = App(name="verify", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(name="verify", help_epilogue=_EXAMPLES)
 
 
 @command.default

@@ -75,12 +75,10 @@ def test_help_of_each_command_has_its_summary_and_examples(nanogpt, name):
     assert f"  nanogpt {name} " in result.out.partition("Examples:")[2]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "cache"])  # which has commands of its own
 def test_summary_of_each_command_is_the_docstring_which_the_help_does_not_show(name):
-    app = importlib.import_module(f"nanogpt_core.cli.{name}").command
-    # A command with commands of its own does nothing itself.
-    text = app.default_command.__doc__ if app.default_command else app.help
-    assert text.partition("Args:")[0].strip() == app_module._COMMANDS[name]
+    function = importlib.import_module(f"nanogpt_core.cli.{name}").command.default_command
+    assert function.__doc__.partition("Args:")[0].strip() == app_module._COMMANDS[name]
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "cache info", "cache verify", "cache export", "cache clear"])
