@@ -46,12 +46,7 @@ def path_as_text(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def real_paths(paths: Iterable[Path]) -> set[Path]:
-    """Return the paths, with all links followed."""
-    return {Path(os.path.realpath(path)) for path in paths}  # Path.resolve() fails for links in a circle
-
-
-def leads_into(path: Path, places: set[Path]) -> bool:
-    """Return True if ``path`` leads to one of ``places``, by :func:`real_paths`, or into one that is a folder."""
-    (real,) = real_paths([path])
-    return not places.isdisjoint((real, *real.parents))
+def leads_into(path: Path, places: Iterable[Path]) -> bool:
+    """Return True if ``path`` leads to one of ``places``, with all links followed, or into one that is a folder."""
+    real = Path(os.path.realpath(path))  # Path.resolve() fails for links in a circle
+    return any(Path(os.path.realpath(place)) in (real, *real.parents) for place in places)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cyclopts import Group, Parameter
 
 from nanogpt_core.cli.options import InputOptions, ReadingOptions
-from nanogpt_core.cli.paths import leads_into, path_as_text, real_paths
+from nanogpt_core.cli.paths import leads_into, path_as_text
 from nanogpt_core.cli.progress import Progress
 from nanogpt_core.cli.reading.input import read_input
 from nanogpt_core.cli.reading.passage import Passage as PlacedPassage
@@ -59,7 +59,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, withou
             spool,
             progress,
             adapt_record=as_record if corpus.suffix.lower() in _JSON_LINES else None,
-            without=[path for path in without if corpus.is_dir() and leads_into(path, real_paths([corpus]))],
+            without=[path for path in without if corpus.is_dir() and leads_into(path, [corpus])],
         )
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 

@@ -10,7 +10,7 @@ from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job.manifest import Manifest, read_manifest
 from nanogpt_core.cli.job.state import State
-from nanogpt_core.cli.paths import data_files, leads_into, manifest_path, path_as_text, real_paths, state_folder
+from nanogpt_core.cli.paths import data_files, leads_into, manifest_path, path_as_text, state_folder
 from nanogpt_core.cli.reading.spool import Spool
 from nanogpt_core.embeddings.embedder import Embedder
 
@@ -29,7 +29,7 @@ def check_destination(output: Path, cache: Path | None) -> None:
     for path in files:
         if path.is_dir() and path.suffix.lower() != ".lance":
             raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
-    if cache is not None and leads_into(cache, real_paths([*files, state_folder(output)])):
+    if cache is not None and leads_into(cache, [*files, state_folder(output)]):
         raise CommandError(f"{cache} is a file of the output, and would be lost.", remedy="Pass another --cache.")
 
 

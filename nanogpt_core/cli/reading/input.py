@@ -11,7 +11,7 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_error, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.paths import leads_into, real_paths
+from nanogpt_core.cli.paths import leads_into
 from nanogpt_core.cli.progress import Progress
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.source_reader import RecordAdapter, SourceReader
@@ -71,10 +71,10 @@ def read_input(
     report = InputReport()
     reader = SourceReader(options, adapt_record)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
-    if without:
-        places = real_paths(without)
-        sources = [source for source in sources if source.path is None or not leads_into(source.path, places)]
-    _check_outputs(sources, outputs)
+    sources = [source for source in sources if source.path is None or not leads_into(source.path, without)]
+    for source in sources:
+        if source.path is not None and leads_into(source.path, outputs):
+            raise CommandError(f"{source.name} is an input, and the output would replace it.")
     for problem in folders:
         report.add(problem)
     report.sources = len(sources)
@@ -86,13 +86,6 @@ def read_input(
     if not spool.passages:
         raise CommandError("The input holds no text to embed.", code=ExitCode.BAD_INPUT)
     return report
-
-
-def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None:
-    places = real_paths(outputs)
-    for source in sources:
-        if source.path is not None and leads_into(source.path, places):
-            raise CommandError(f"{source.name} is an input, and the output would replace it.")
 
 
 def _passages(
