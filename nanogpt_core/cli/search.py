@@ -183,13 +183,11 @@ def _rows(reader: VectorReader, hits: list[Hit]) -> _Found:
 
 def _print_passages(found: _Found, *, full: bool) -> None:
     for number, (row, hit) in enumerate(found, 1):
-        text = row.text.strip() if full else _shortened(row.text.strip())
+        text = row.text.strip()
+        if not full and len(text) > _SHOWN_CHARACTERS:
+            text = f"{text[:_SHOWN_CHARACTERS].rstrip()} ..."
         lines = "".join(f"    {line}\n" for line in printable(text).splitlines())
         sys.stdout.write(f"[{number}] {hit.score:.4f}  {one_line(row.place)}\n{lines}\n")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS].rstrip()} ..."
 
 
 def _print_answer(question: str, found: _Found, chat_model: str, base_url: str | None) -> None:

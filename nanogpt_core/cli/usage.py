@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from nanogpt_core.cli.console import make_console, make_table, print_json
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import JsonFlag
-
-if TYPE_CHECKING:
-    from nanogpt_core.http.account import UsageRow
 
 _WIDE_COLUMNS = 60  # of a terminal; a narrower one gets shorter headings
 _EXAMPLES = """\
@@ -60,7 +56,9 @@ def usage(
     columns = ("req.", "in", "out", "USD") if narrow else ("requests", "tokens in", "tokens out", "US dollars")
     table = make_table(by, *columns, right=columns, narrow=narrow)
     for name, row in [*((row.model if by == "model" else row.date, row) for row in rows), ("total", found.total)]:
-        table.add_row(name or "?", *_cells(row))
+        counts = (row.requests, row.input_tokens, row.output_tokens)
+        cells = ["?" if count is None else f"{count:,}" for count in counts]
+        table.add_row(name or "?", *cells, "?" if row.usd is None else f"{row.usd:,.6f}")
     console.print(table)
     console.print(f"\n{found.first} to {found.last}, UTC.")
 
@@ -80,8 +78,3 @@ def _day(option: str, text: str) -> datetime.date:
         return datetime.date.fromisoformat(text)
     except ValueError:
         raise CommandError(f"{option} must be a day such as 2026-05-31, not {text!r}.") from None
-
-
-def _cells(row: UsageRow) -> Sequence[str]:
-    counts = ["?" if value is None else f"{value:,}" for value in (row.requests, row.input_tokens, row.output_tokens)]
-    return [*counts, "?" if row.usd is None else f"{row.usd:,.6f}"]

@@ -167,7 +167,9 @@ class CallObserver:
             prompt_tokens = completion_tokens = None if timer.uncertain else 0
             cost_usd = None if timer.uncertain else 0.0
         if request_id is not None:
-            request_id = without_secrets(request_id, observer.endpoint) if self._is_shown else None
+            # A hook, a span or the log shows it. Usage only adds up numbers.
+            is_shown = self._context is not None or self._telemetry is not None or logger.isEnabledFor(logging.DEBUG)
+            request_id = without_secrets(request_id, observer.endpoint) if is_shown else None
         self._report(
             texts=texts,
             prompt_tokens=prompt_tokens,
@@ -180,11 +182,6 @@ class CallObserver:
             shared=shared,
             error=name,
         )
-
-    @property
-    def _is_shown(self) -> bool:
-        """True if a hook, a span or the log shows the records. Usage only adds up their numbers."""
-        return self._context is not None or self._telemetry is not None or logger.isEnabledFor(logging.DEBUG)
 
     def _report(self, **fields: Any) -> None:
         observer = self._observer

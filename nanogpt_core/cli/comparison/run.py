@@ -119,7 +119,8 @@ class Run:
         if not found and not count:
             raise CommandError("The corpus has no passage that is long enough for a question.", code=ExitCode.BAD_INPUT)
         usd = writer.most_usd(count)
-        self._cost.confirm(f"{counted(count, 'question')} by {chat_model} will cost {_at_most(usd)}", usd)
+        cost = "an unknown amount" if usd is None else f"at most {format_usd(usd)}"
+        self._cost.confirm(f"{counted(count, 'question')} by {chat_model} will cost {cost}", usd)
         if self._cost.budget is not None:
             self._cost = replace(self._cost, budget=self._cost.budget - (usd or 0.0))
         written = 0
@@ -235,7 +236,3 @@ def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int
 def _check_exists(path: Path, remedy: str = "") -> None:
     if not path.exists():
         raise CommandError(f"{path}: There is no such file or folder.", remedy=remedy)
-
-
-def _at_most(usd: float | None) -> str:
-    return "an unknown amount" if usd is None else f"at most {format_usd(usd)}"

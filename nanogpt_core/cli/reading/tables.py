@@ -133,8 +133,10 @@ def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = 
                 if any(map(str.strip, row)):
                     names = row
                     _check_columns(names, columns, line)
+            elif len(row) == len(names):
+                yield line, dict(zip(names, row, strict=True))
             elif row:
-                yield line, _csv_record(row, names)
+                yield line, BadTextError(f"has {len(row)} fields, and the first row {len(names)}")
 
 
 def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
@@ -163,12 +165,6 @@ def _check_columns(names: list[str], needed: list[str], line: int | None = None)
     doubled = [name for name in needed if names.count(name) > 1]
     if doubled:
         raise BadTextError(f"has the column {doubled[0]} twice", line)
-
-
-def _csv_record(row: list[str], names: list[str]) -> Mapping[str, Any] | BadTextError:
-    if len(row) != len(names):
-        return BadTextError(f"has {len(row)} fields, and the first row {len(names)}")
-    return dict(zip(names, row, strict=True))
 
 
 def read_parquet(file: BinaryIO, columns: list[str]) -> Iterator[Record]:
