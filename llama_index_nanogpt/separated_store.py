@@ -12,6 +12,7 @@ import numpy as np
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
 from nanogpt_core._runtime.log import DistinctWarnings
+from nanogpt_core._runtime.signals import raised_by_signal_handler
 
 _query: ContextVar[object] = ContextVar("nanogpt_query", default=None)
 
@@ -106,7 +107,10 @@ class SeparatedStore(BaseKVStore):
     def _warning_of_failure(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a store may raise anything
+        except Exception as error:
+            # A store may raise anything.
+            if raised_by_signal_handler(error):
+                raise
             # Without the error's message: drivers of databases repeat the key, which is a text.
             self._warn(f"failed to {verb} vectors ({type(error).__name__}); continuing without it.")
 

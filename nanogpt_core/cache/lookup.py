@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nanogpt_core._runtime.clock import NO_DEADLINE, Deadline, attempt_limits
 from nanogpt_core._runtime.log import DistinctWarnings
+from nanogpt_core._runtime.signals import raised_by_signal_handler
 from nanogpt_core._runtime.threads import run_within
 from nanogpt_core.cache.base import (
     CacheNamespace,
@@ -101,7 +102,10 @@ class CacheLookup:
                 with attempt_limits(seconds):
                     return work()
             return run_within(seconds, work, "nanogpt-cache")
-        except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
+        except Exception as error:
+            # A user's own cache may raise anything.
+            if raised_by_signal_handler(error):
+                raise
             self._failed = True
             self._warnings.warn(
                 f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); continuing without it."

@@ -17,6 +17,7 @@ from typing import TypeVar
 from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger, warn
+from nanogpt_core._runtime.signals import raised_by_signal_handler
 from nanogpt_core.cache.damage import is_ambiguous, is_damage, may_be_damage, reading_fails, set_aside
 from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
@@ -136,7 +137,7 @@ class SQLiteCache(ForkSafe):
         except FAILURES as error:
             if is_locked(error):
                 self._wait_seconds[verb] = _BUSY_AGAIN_SECONDS
-            elif not isinstance(error, TimeoutError):
+            elif not isinstance(error, TimeoutError) or raised_by_signal_handler(error):
                 raise
             raise TimeoutError(
                 f"{self.path} is kept locked by another program or thread, for more than {wait:.2g} seconds"
@@ -152,7 +153,7 @@ class SQLiteCache(ForkSafe):
                 try:
                     return work(self._open())
                 except FAILURES as error:
-                    if is_locked(error):
+                    if is_locked(error) or raised_by_signal_handler(error):
                         raise
                     if attempt == _ATTEMPTS - 1 or not self._recover(error, reopened=attempt > 0):
                         self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")

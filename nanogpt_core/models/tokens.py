@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from nanogpt_core._runtime.log import warn
+from nanogpt_core._runtime.signals import raised_by_signal_handler
 from nanogpt_core._runtime.threads import run_within
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.models.catalog import ModelInfo, get_model
@@ -58,7 +59,10 @@ def load_encoding() -> tiktoken.Encoding | None:
 
     try:
         return run_within(_LOAD_SECONDS, load, "nanogpt-load-cl100k_base")
-    except Exception as error:  # noqa: BLE001 - tiktoken passes on every error of requests and of the disk
+    except Exception as error:
+        # tiktoken passes on every error of requests and of the disk.
+        if raised_by_signal_handler(error):
+            raise
         problem = type(error).__name__
     warn(
         f"tiktoken's cl100k_base file is not available ({problem}): token counts are estimated from the "

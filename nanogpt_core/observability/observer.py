@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.log import logger
+from nanogpt_core._runtime.signals import raised_by_signal_handler
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import InvalidTypeError, causes
 from nanogpt_core.http.endpoint import Endpoint
@@ -81,7 +82,9 @@ class Observer:
         failure = sys.exc_info()[1]  # the error of the request, if it failed
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - the code is the user's
+        except Exception as error:
+            if raised_by_signal_handler(error):
+                raise
             for cause in causes(error):
                 if cause.__context__ is failure:
                     cause.__context__ = None  # its message may repeat the key or a text, and must not be logged

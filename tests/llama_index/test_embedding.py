@@ -3,6 +3,7 @@
 import asyncio
 import json
 import pickle
+import signal
 import sys
 import warnings
 from typing import Any
@@ -432,6 +433,23 @@ async def test_embeddings_cache_that_cannot_be_read_gives_one_warning_and_is_ask
         warnings.simplefilter("error")
         for method, given, expected in ways_to_one_text(right[0]):
             assert await call(embedding, method, given) == expected
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal on this system")
+def test_signal_during_a_lookup_in_embeddings_cache_ends_the_call(make):
+    class Store(SimpleKVStore):
+        def get(self, *_, **__):
+            signal.raise_signal(signal.SIGUSR1)
+
+    def reach_limit(*_):
+        raise LookupError("time limit of a task")
+
+    previous = signal.signal(signal.SIGUSR1, reach_limit)
+    try:
+        with pytest.raises(LookupError, match="time limit"):
+            make(embeddings_cache=Store()).get_text_embedding_batch(TEXTS)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
 class OneVector(SimpleKVStore):

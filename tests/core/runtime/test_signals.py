@@ -1,0 +1,116 @@
+"""An exception that a signal handler raises, such as the time limit of a task queue, ends the call at any place."""
+
+import contextlib
+import signal
+import sqlite3
+import threading
+
+import pytest
+import tiktoken
+
+from nanogpt_core import MemoryCache
+from nanogpt_core._runtime.signals import raised_by_signal_handler
+from nanogpt_core.cache.sqlite import SQLiteCache
+from nanogpt_core.models.tokens import load_encoding
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no such signals on this system")
+
+KINDS = pytest.mark.parametrize("kind", [Exception, TimeoutError, OSError])
+
+
+class Handlers:
+    """Signal handlers of each sort, which raise ``error``."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def method(self, *_):
+        raise self.error
+
+    __call__ = method
+
+
+@contextlib.contextmanager
+def handled(number, handler):
+    previous = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
+
+
+@pytest.fixture
+def limit(kind):
+    """Return a function that has a signal handler raise an error in the main thread, and the class of the error."""
+
+    class Limit(kind):
+        pass
+
+    over = threading.Event()
+
+    def reach_limit(*_, **__):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        over.wait(60)
+
+    with handled(signal.SIGUSR1, Handlers(Limit("time limit of a task")).method):
+        yield reach_limit, Limit
+        over.set()
+
+
+@pytest.mark.parametrize("sort", ["function", "method", "object"])
+def test_error_of_a_signal_handler_is_told_from_others(sort):
+    handlers = Handlers(LookupError("limit"))
+    handler = {"function": lambda *_: handlers.method(), "method": handlers.method, "object": handlers}[sort]
+    with handled(signal.SIGUSR1, handler), pytest.raises(LookupError) as caught:
+        signal.raise_signal(signal.SIGUSR1)
+    with handled(signal.SIGUSR1, handler):
+        assert raised_by_signal_handler(caught.value)
+    with pytest.raises(ZeroDivisionError) as other:
+        1 / 0  # noqa: B018 - raises
+    assert not raised_by_signal_handler(other.value)
+
+
+@KINDS
+@pytest.mark.parametrize("method", ["get_many", "put_many"])
+@pytest.mark.parametrize("deadline", [None, 600])
+def test_signal_during_a_call_of_a_cache_ends_the_call(make, limit, method, deadline):
+    reach_limit, error = limit
+    cache = type("Limited", (MemoryCache,), {method: reach_limit, "keeps_deadline": False})()
+    with pytest.raises(error):
+        make(cache=cache, deadline=deadline).embed(["a text"])
+
+
+@KINDS
+def test_signal_while_a_cache_file_is_locked_ends_the_call(make, sandbox, kind, tmp_path):
+    class Limit(kind):
+        pass
+
+    SQLiteCache(tmp_path / "c.db").put_many({b"a": b"1"})
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as database:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("BEGIN IMMEDIATE")
+        embedder = make(cache=tmp_path / "c.db")
+        with handled(signal.SIGALRM, Handlers(Limit("time limit of a task"))):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)  # the file is waited for 10 seconds
+            with pytest.raises(Limit):
+                embedder.embed(["a text"])
+    assert sandbox.requests == []
+
+
+@KINDS
+def test_signal_during_the_hook_ends_the_call(make, limit):
+    reach_limit, error = limit
+    with pytest.raises(error):
+        make(on_request=reach_limit).embed(["a text"])
+
+
+@KINDS
+def test_signal_during_the_download_of_the_vocabulary_ends_the_call(limit, monkeypatch):
+    reach_limit, error = limit
+    monkeypatch.setattr(tiktoken, "get_encoding", reach_limit)
+    load_encoding.cache_clear()
+    try:
+        with pytest.raises(error):
+            load_encoding()
+    finally:
+        load_encoding.cache_clear()
