@@ -68,7 +68,7 @@ _NO_SUCH_MODEL = re.compile(
 _INVALID_KEY = re.compile(r"(?:invalid|incorrect) api.?key|api.?key (?:is )?(?:not valid|invalid|incorrect)")
 _NO_BALANCE = re.compile(
     r"insufficient (?:account )?(?:balance|credits?|funds)|balance is (?:too low|insufficient)|can only afford|余额不足"
-    r"|out of credits|欠费"
+    r"|out of credits|欠费|额度不足"
 )
 
 # Answers of HTTP and SOCKS proxies that trying again does not change: the login, and hosts that are not allowed.

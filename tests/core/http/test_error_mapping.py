@@ -681,6 +681,7 @@ def test_daily_limit_with_its_own_time_does_not_mention_midnight(words):
         "余额不足或无可用资源包,请充值。",
         "You have run out of credits",
         "账户欠费",
+        "用户额度不足, 剩余额度: 0.01",
     ],
 )
 def test_words_about_the_balance_are_an_insufficient_balance(status, message):
