@@ -143,12 +143,13 @@ def is_host(host: str) -> bool:
         with contextlib.suppress(ValueError):
             return bool(ip_address(host))
         return False
-    if host.isascii():
+    is_encoded = host.lower().startswith("xn--")
+    if host.isascii() and not is_encoded:
         return bool(_HOST.fullmatch(host))
     import idna  # comes with the SDK's HTTP client, which asks the same
 
     with contextlib.suppress(idna.IDNAError):
-        return bool(idna.encode(host))
+        return bool(idna.decode(host) if is_encoded else idna.encode(host))
     return False
 
 

@@ -82,6 +82,7 @@ def test_base_url_precedence_is_argument_variable_default(monkeypatch):
         *("https://nano-gpt.com/api/v1#a", "https://nano-gpt.com/api/v1/embeddings", "https://a/v1/chat/completions/"),
         *("https://a/v1/completions", "https://a/api/v1/embedding-models"),
         *("https://@a/v1", "https://a..b/v1", f"https://{'a' * 64}.com/v1"),
+        *("https://xn--invalid-.com/v1", "https://xn--/v1", "https://XN--99999999.com/v1"),
         *("javascript:alert(1)", "https://exa\nmple.com/v1", "https://a/\x7f", "https://h\x00/", "https://a b.com/v1"),
     ],
 )
@@ -148,7 +149,12 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
     assert resolve_base_url(url, allow_insecure_http=True) == url
 
 
-@given(st.text(max_size=30) | st.from_regex(r"https?://[^/]{0,12}(/.{0,8})?", fullmatch=True))
+@pytest.mark.parametrize("host", ["xn--bcher-kva.example", "XN--wgv71a.example", "bücher.example", "a-xn--b.example"])
+def test_international_name_in_both_forms_is_accepted(host):
+    assert resolve_base_url(f"https://{host}/v1") == f"https://{host}/v1"
+
+
+@given(st.text(max_size=30) | st.from_regex(r"https?://(xn--)?[^/]{0,12}(/.{0,8})?", fullmatch=True))
 def test_any_text_is_a_usable_base_url_or_refused(url):
     with contextlib.suppress(NanoGPTError):
         endpoint = Endpoint.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)

@@ -230,6 +230,7 @@ BROKEN = {
     "http://127.0.0.1:port": "not the URL of a proxy",
     "http://127.0.0.1:99999": "not the URL of a proxy",
     "http://[::1": "not the URL of a proxy",
+    "http://xn--invalid-.com:8080": "not the URL of a proxy",
     "http://bad host:80": "not the URL of a proxy",
     "://": "",
     "%%%": "",
