@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
@@ -17,12 +16,12 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from nanogpt_core._runtime.extras import missing_extra
 
 try:
-    from llama_index.llms.openai.utils import O1_MODELS, to_openai_message_dict
+    from llama_index.llms.openai.utils import O1_MODELS
     from llama_index.llms.openai_like import OpenAILike
 except ImportError as error:
     raise missing_extra("NanoGPT", "llama-index", error) from error
 
-from llama_index_nanogpt.messages import ReceivedMessage, complete_messages
+from llama_index_nanogpt.messages import ReceivedMessage, check_message, complete_messages
 from llama_index_nanogpt.options import LLMOptions
 from llama_index_nanogpt.spans import in_span_of_base_class
 from llama_index_nanogpt.structured import StructuredOutput
@@ -68,30 +67,11 @@ def _check_messages(messages: Any, options: Mapping[str, Any]) -> None:
     _check_call(options)
     is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
     wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
-    if not wrong:
-        _check_tool_calls(messages)
-    else:
+    if wrong:
         raise InvalidTypeError(
             f"messages must be a list of ChatMessage objects, not {'of ' * is_list}{type(wrong[0]).__name__}.",
             remedy="A text goes to complete() and stream_complete(), or into [ChatMessage(content=...)].",
         )
-
-
-def _check_tool_calls(messages: Sequence[ChatMessage]) -> None:
-    """Check that the arguments of earlier tool calls can be sent: LlamaIndex leaves out a call that cannot."""
-    blocks = [(position, block) for position, message in enumerate(messages) for block in message.blocks]
-    for position, call in blocks:
-        if not isinstance(call, ToolCallBlock):
-            continue
-        try:
-            json.dumps(call.tool_kwargs)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidTypeError(
-                f"The message at position {position} (counted from 0) has a call of {call.tool_name!r} with arguments "
-                f"that cannot be sent: {error}.",
-                remedy="Pass texts, finite numbers, lists and dicts.",
-                positions=[position],
-            ) from error
 
 
 def _check_prompt(prompt: Any, options: Mapping[str, Any]) -> None:
@@ -261,27 +241,27 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         received = ReceivedMessage(self._get_model_kwargs(**kwargs))
-        with naming_bad_message(messages, to_openai_message_dict), map_sdk_errors(self._session):
+        with map_sdk_errors(self._session), naming_bad_message(messages, check_message):
             response = _without_retries(OpenAILike._chat)(self, messages, **self._with_messages(messages, kwargs))
         return invalidate_broken_arguments(received.add_to(response))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         received = ReceivedMessage(self._get_model_kwargs(**kwargs))
-        with naming_bad_message(messages, to_openai_message_dict), map_sdk_errors(self._session):
+        with map_sdk_errors(self._session), naming_bad_message(messages, check_message):
             sent = self._with_messages(messages, kwargs)
             response = await _without_retries(OpenAILike._achat)(self, messages, **sent)
         return invalidate_broken_arguments(received.add_to(response))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
         received = ReceivedMessage(self._get_model_kwargs(stream=True, **kwargs))
-        with naming_bad_message(messages, to_openai_message_dict):
+        with naming_bad_message(messages, check_message):
             sent = self._with_messages(messages, kwargs)
             stream = _without_retries(OpenAILike._stream_chat)(self, messages, **sent)
         return (received.add_to(part) for part in iterate_stream(self._session, stream))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
         received = ReceivedMessage(self._get_model_kwargs(stream=True, **kwargs))
-        with naming_bad_message(messages, to_openai_message_dict):
+        with naming_bad_message(messages, check_message):
             sent = self._with_messages(messages, kwargs)
             stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
         return (received.add_to(part) async for part in aiterate_stream(self._session, stream))
@@ -403,10 +383,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # calls the constructor, with the fields only
-        private = state["__pydantic_private__"]
-        self._info, self._has_own_window = private["_info"], private["_has_own_window"]
-        # Pickles of earlier versions do not have it.
-        self._has_own_temperature = private.get("_has_own_temperature", True)
+        for name in ("_info", "_has_own_window", "_has_own_temperature"):
+            setattr(self, name, state["__pydantic_private__"][name])
 
     @classmethod
     def class_name(cls) -> str:

@@ -6,6 +6,7 @@ LlamaIndex leaves them out. Some thinking models answer a tool result with statu
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -113,6 +114,8 @@ def complete_messages(
     messages: Sequence[ChatMessage], model: str, *, send_reasoning: bool
 ) -> list[dict[str, Any]] | None:
     """Return the messages as they are sent, with the parts that LlamaIndex leaves out; None if there are none."""
+    for message in messages:
+        _check_calls(message)
     reasoning = [_reasoning(message) if send_reasoning else {} for message in messages]
     fields = [message.additional_kwargs.get(PROVIDER_FIELDS) for message in messages]
     contents = [_content_with_media(message) for message in messages]
@@ -126,6 +129,19 @@ def complete_messages(
         if send_reasoning:
             restore_fields(one, more, texts)
     return sent
+
+
+def check_message(message: ChatMessage) -> None:
+    """Raise an error for a message that cannot be sent."""
+    _check_calls(message)
+    to_openai_message_dict(message)
+
+
+def _check_calls(message: ChatMessage) -> None:
+    """Raise an error for a tool call whose arguments are no JSON: LlamaIndex leaves it out."""
+    for block in message.blocks:
+        if isinstance(block, ToolCallBlock):
+            json.dumps(block.tool_kwargs)
 
 
 def _content_with_media(message: ChatMessage) -> Any:

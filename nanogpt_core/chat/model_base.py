@@ -30,7 +30,7 @@ _SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
 
 class ChatModelBase(PluginModel):
-    """A chat class of a framework: its options can be changed by attribute, ``model_copy`` and ``copy``; and closed.
+    """Base class of a framework's chat class, with options that can be changed, and with :meth:`close`.
 
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
     """
