@@ -12,7 +12,7 @@ from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.scale.redis_address import RedisAddress
-from nanogpt_core.scale.redis_errors import dropped_frames
+from nanogpt_core.scale.redis_errors import drop_frames, server_words
 from nanogpt_core.validation import check_positive
 
 _DEFAULT_TTL_SECONDS = 7 * 86_400.0
@@ -120,18 +120,18 @@ class RedisCache(ForkSafe):
             raise self._failure()
         try:
             client = self._connected()
-            with dropped_frames(), client.pipeline(transaction=transaction) as pipeline:
+            with client.pipeline(transaction=transaction) as pipeline:
                 yield pipeline
-        except RedisError as error:
-            if not isinstance(error, ResponseError):
-                self._note_outage(error, clock.now() - began)
-            raise
         except BaseException as error:
-            # A signal handler may raise before all replies are read: no later command may read them.
-            with self._lock:  # other threads may still use the client, which ends with the last of them
-                self._client = None if self._client is client else self._client
-            if isinstance(error, RedisClusterException):
-                self._note_outage(error, clock.now() - began)
+            drop_frames(error)
+            if not isinstance(error, RedisError):
+                # A signal handler may raise before all replies are read: no later command may read them.
+                with self._lock:  # other threads may still use the client, which ends with the last of them
+                    self._client = None if self._client is client else self._client
+            if isinstance(error, (RedisError, RedisClusterException)):
+                error.args = (server_words(error),)
+                if not isinstance(error, ResponseError):
+                    self._note_outage(error, clock.now() - began)
             raise
 
     def _note_outage(self, error: Exception, seconds: float) -> None:

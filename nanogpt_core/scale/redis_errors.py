@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import traceback
-from collections.abc import Iterator
 
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.scale.redis_address import RedisAddress
@@ -40,20 +38,6 @@ def drop_frames(error: BaseException | None) -> None:
     while error is not None:  # its causes too
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
-
-
-@contextlib.contextmanager
-def dropped_frames() -> Iterator[None]:
-    """Drop the local variables of frames that an error of this block has passed through: :func:`drop_frames`.
-
-    And the command from its message: :func:`server_words`.
-    """
-    try:
-        yield
-    except Exception as error:
-        drop_frames(error)
-        error.args = (server_words(error),)
-        raise
 
 
 def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None:
