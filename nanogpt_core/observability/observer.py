@@ -7,7 +7,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -65,16 +65,6 @@ class Observer:
             with self.surviving("OpenTelemetry"):
                 telemetry = begin(self.kind, model, self.endpoint.base_url, streams=streams)
         return CallObserver(self, model, telemetry)
-
-    def run_hook(self, record: RequestRecord, context: Context) -> None:
-        """Call the hook, in a copy of ``context``."""
-        assert self.hook is not None  # noqa: S101 - the caller has checked
-        with self.surviving("The hook on_request"):
-            # A context cannot be entered twice, and two requests of a call may end at the same time.
-            result = context.copy().run(self.hook, record)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise InvalidTypeError("on_request returned a coroutine, which is never run: pass a plain function.")
 
     @contextlib.contextmanager
     def surviving(self, name: str) -> Iterator[None]:
@@ -198,8 +188,13 @@ class CallObserver:
             telemetry.add(record)
         if logger.isEnabledFor(logging.DEBUG):
             _log(record)
-        if self._context is not None:
-            observer.run_hook(record, self._context)
+        if observer.hook is not None and self._context is not None:
+            with observer.surviving("The hook on_request"):
+                # A context cannot be entered twice, and two requests of a call may end at the same time.
+                result = self._context.copy().run(observer.hook, record)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise InvalidTypeError("on_request returned a coroutine, which is never run: pass a function.")
 
 
 def _log(record: RequestRecord) -> None:
