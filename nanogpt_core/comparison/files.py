@@ -40,12 +40,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_objects(path: Path, text: str, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the object of each line that is not blank, with the number of the line, counted from 1.
+    """Yield the object of each line of a text that is not blank, with the number of the line, counted from 1.
 
-    Args:
-        path: The file, for messages.
-        text: Its text.
-        remedy: The remedy for a line that is none.
+    The path of its file and the remedy are for messages.
 
     Raises:
         InvalidInputError: A line is not a JSON object.

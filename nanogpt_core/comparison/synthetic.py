@@ -125,9 +125,7 @@ class QuestionWriter:
 def _choose(passages: Sequence[Passage], done: Mapping[str, int]) -> Iterator[Passage]:
     """Yield passages in an order that is random, and the same for the same corpus: one of each source, then another.
 
-    Args:
-        passages: The corpus.
-        done: For each source, the number of its passages that have a question.
+    ``done`` is the number of passages of each source that have a question, and are left out.
     """
     random_order = random.Random(_SEED)  # noqa: S311 - no secret
     by_source: dict[str, list[Passage]] = {}

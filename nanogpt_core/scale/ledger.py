@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nanogpt_core.observability.usage import Usage
+
+if TYPE_CHECKING:
+    from nanogpt_core.scale.redis_scripts import Reply
 
 NANO = 1_000_000_000
 """Amounts are kept as whole billionths of a US dollar, so that sums are exact."""
@@ -90,22 +94,8 @@ class Ledger:
         )
 
 
-def read_ledger(
-    state: Mapping[bytes, bytes],
-    opened: Mapping[bytes, bytes],
-    now_microseconds: int,
-    workers: int,
-    requests_per_second: float,
-) -> Ledger:
-    """Return the ledger from the hashes in Redis that ``lua/state.lua`` describes.
-
-    Args:
-        state: The hash ``state``.
-        opened: The hash ``open``.
-        now_microseconds: The server's time.
-        workers: Number of workers.
-        requests_per_second: The present rate.
-    """
+def read_ledger(state: Mapping[bytes, bytes], opened: Mapping[bytes, bytes], reply: Reply) -> Ledger:
+    """Return the ledger from the hashes ``state`` and ``open`` of ``lua/state.lua``, and a reply of that moment."""
 
     def number(name: str) -> int:
         return int(state.get(name.encode(), b"0"))
@@ -121,9 +111,9 @@ def read_ledger(
         texts_sent=number("texts"),
         texts_cached=number("cached"),
         texts_repeated=number("repeated"),
-        open=tuple(_open_request(id, entry, now_microseconds) for id, entry in opened.items()),  # noqa: A001
-        workers=workers,
-        requests_per_second=requests_per_second,
+        open=tuple(_open_request(name, entry, reply.now) for name, entry in opened.items()),
+        workers=reply.workers,
+        requests_per_second=reply.rate,
     )
 
 

@@ -294,7 +294,7 @@ class RedisLimits:
 
         state, opened = self._session.run(read)
         try:
-            return read_ledger(state, opened, reply.now, reply.workers, reply.rate)
+            return read_ledger(state, opened, reply)
         except ValueError as error:
             raise ConfigurationError(
                 f"The keys of {self!r} hold other values than those of limits: {error}.", remedy=OTHER_KEYS_REMEDY

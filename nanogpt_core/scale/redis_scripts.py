@@ -47,12 +47,7 @@ class Reply(NamedTuple):
 
     @classmethod
     def parse(cls, state: list[Any], answer: list[Any]) -> Reply:
-        """Return the reply to one request.
-
-        Args:
-            state: Values that are the same for all requests of the round trip.
-            answer: Values of the request.
-        """
+        """Return the reply to one request: the state is that of all requests of the round trip."""
         generation, rate, workers, peak, now = state
         status, delay, committed = answer
         return cls(
@@ -68,11 +63,7 @@ class Reply(NamedTuple):
 
 
 class Script:
-    """A Lua script.
-
-    Args:
-        *names: Names of the files that it consists of, one after the other.
-    """
+    """A Lua script, in one or more files, one after the other."""
 
     def __init__(self, *names: str) -> None:
         folder = files("nanogpt_core.scale") / "lua"

@@ -37,10 +37,8 @@ _FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twi
 class _Request:
     """A request of one thread, and its outcome.
 
-    Args:
-        fields: Arguments of the script, as :meth:`RedisSession.admit` takes them.
-
     Attributes:
+        fields: Arguments of the script, as :meth:`RedisSession.admit` takes them.
         outcome: None until its round trip has ended, and if that was interrupted.
         ended: A lock that is free once the round trip has ended, or was interrupted.
     """
@@ -152,12 +150,7 @@ class RedisSession(ForkSafe):
         return self.admit("")
 
     def give_back(self, name: str, nano: int) -> None:
-        """Queue a record that gives back the start time and the cost of a request that is not sent.
-
-        Args:
-            name: Name of the request; nothing is given back if it has reserved nothing.
-            nano: Reserved amount in billionths of a US dollar, or -1.
-        """
+        """Queue a record that gives back start time and cost, if they were reserved, of a request that is not sent."""
         self.record(["settle", name, "unsent", max(nano, 0), 0, 0, 0, 0])
 
     def _carry(self, request: _Request) -> None:
@@ -289,11 +282,9 @@ class RedisSession(ForkSafe):
             self._next_probe = clock.now()
 
     def record(self, record: list[Any], *, urgent: bool = False) -> None:
-        """Queue a record for the next request, or for a moment later; does not block.
+        """Queue a record, its name and its fields, for the next request or a moment later; does not block.
 
-        Args:
-            record: Name of the record, and its fields.
-            urgent: Whether to send it at once, in the background.
+        If ``urgent``, it is sent at once, in the background.
         """
         with self._lock:
             self._records.append(record)

@@ -55,14 +55,7 @@ class RequestLog(ForkSafe):
             raise ConfigurationError(f"request_log cannot be written: {error}.", remedy="Pass another path.") from error
 
     def write(self, name: str, worker: str, cost: Cost, outcome: Outcome) -> None:
-        """Add a line for :meth:`flush`; does not block, since event loops call it.
-
-        Args:
-            name: The request's name.
-            worker: The process.
-            cost: Expected cost.
-            outcome: The end of the request.
-        """
+        """Add a line about a request of a worker, for :meth:`flush`; does not block, since event loops call it."""
         line = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "id": name,
