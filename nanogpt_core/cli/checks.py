@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from nanogpt_core._runtime.extras import package_version
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.exit_codes import message_and_remedy_of
-from nanogpt_core.errors import ModelNotFoundError, NanoGPTError, StatusError
+from nanogpt_core.errors import ModelNotFoundError, NanoGPTError
 from nanogpt_core.http.endpoint import BASE_URL_VARIABLE, resolve_base_url
 from nanogpt_core.http.secrets import KEY_VARIABLES, resolve_key
 from nanogpt_core.models.catalog import MODELS
@@ -195,9 +195,6 @@ def _account(base_url: str | None) -> Iterator[Finding]:
         found = fetch_balance(base_url=base_url)
     except ModelNotFoundError:
         yield Finding("note", "account", "This address does not tell a balance, so the key was not checked.")
-        return
-    except StatusError as error:
-        yield Finding("FAIL", "account", *message_and_remedy_of(error))
         return
     if found.usd is not None and found.usd <= 0:
         yield Finding("FAIL", "account", f"The key is accepted; the balance is ${found.usd:,.2f}.", "Add to it.")

@@ -1,4 +1,4 @@
-"""The place of an output: checks of it, and of a finished output that is there."""
+"""The place of an output: checks of it, and of a finished output that is there; and moving a new one to it."""
 
 from __future__ import annotations
 
