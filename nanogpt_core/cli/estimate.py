@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,24 +62,22 @@ def estimate(
     for name in names:
         warn_about_unknown_model(name)
     tallies = [_Tally(get_model(name)) for name in names]
-    progress = make_progress(quiet=json)
-    with tempfile.TemporaryDirectory(prefix="nanogpt-") as folder:
-        spool = Spool(Path(folder))
-        try:
-            report = read_input(inputs, options, spool, progress)
-            progress.begin("Counting tokens", spool.texts)
-            done = 0
-            for block in spool.text_blocks():
-                tokens, lengths = list(map(count_base_tokens, block)), byte_lengths(block)
-                for tally in tallies:
-                    tally.add(tokens, lengths)
-                done += len(block)
-                progress.advance_to(done)
-            progress.end(counted(done, "text"))
-        finally:
-            progress.close()
-            spool.close()
-        _print(spool, report, tallies, as_json=json)
+    with (
+        tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
+        contextlib.closing(Spool(Path(folder))) as spool,
+        contextlib.closing(make_progress(quiet=json)) as progress,
+    ):
+        report = read_input(inputs, options, spool, progress)
+        progress.begin("Counting tokens", spool.texts)
+        done = 0
+        for block in spool.text_blocks():
+            tokens, lengths = list(map(count_base_tokens, block)), byte_lengths(block)
+            for tally in tallies:
+                tally.add(tokens, lengths)
+            done += len(block)
+            progress.advance_to(done)
+        progress.end(counted(done, "text"))
+    _print(spool, report, tallies, as_json=json)
 
 
 class _Tally:
