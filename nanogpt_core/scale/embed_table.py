@@ -163,7 +163,8 @@ class EmbedTable:
 
         if isinstance(data, (pa.Table, pa.RecordBatch)):
             return self._embed(data)
-        if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
+        kinds = {(base.__module__.partition(".")[0], base.__name__) for base in type(data).__mro__}
+        if ("pandas", "DataFrame") in kinds:  # or a subclass of it, such as GeoPandas has
             return self._embed_frame(data)
         if isinstance(data, (dict, str, bytes)) or hasattr(data, "dtype") or not isinstance(data, Iterable):
             raise _wrong_type(data)

@@ -85,6 +85,14 @@ def test_pandas_frame_keeps_its_index_and_meta_has_the_same_types(expected):
     assert "embedding" not in frame.columns
 
 
+def test_subclass_of_a_pandas_frame_is_a_frame(expected):
+    class Frame(pytest.importorskip("pandas").DataFrame):
+        pass
+
+    result = EmbedTable("text")(Frame({"text": TEXTS}))
+    assert np.array_equal(np.stack(list(result["embedding"])), expected)
+
+
 def test_lists_of_any_length_are_wanted_for_tables_frames_and_the_schema():
     pd = pytest.importorskip("pandas")
     embed = EmbedTable("text", fixed_size=False)
