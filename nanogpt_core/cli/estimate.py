@@ -54,11 +54,11 @@ def estimate(
 
     Args:
         inputs: Files and folders; - for standard input.
-        model: A model, or `all`. May be repeated.
+        model: A model, or `all` of the packaged list. May be repeated.
         options: Reading of the input.
         json: Print JSON.
     """
-    names = list(MODELS) if _ALL in model else list(dict.fromkeys(model))
+    names = list(dict.fromkeys(one for name in model for one in (MODELS if name == _ALL else [name])))
     for name in names:
         warn_about_unknown_model(name)
     tallies = [_Tally(get_model(name)) for name in names]

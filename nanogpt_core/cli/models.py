@@ -86,7 +86,7 @@ def models(
         base_url: Address of the API for `--live`. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
         json: Print one JSON document, which also has the query instruction of each model's card.
     """
-    if language and len(language) != _LETTERS_OF_A_CODE and language.lower() not in {_ANY_LANGUAGE, "code"}:
+    if language is not None and len(language) != _LETTERS_OF_A_CODE and language.lower() not in {_ANY_LANGUAGE, "code"}:
         raise CommandError(f"--language must be a code such as de, zh or code, not {language!r}.")
     if base_url is not None and not live:
         raise CommandError("--base-url has no effect without --live.")

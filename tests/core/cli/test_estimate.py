@@ -51,6 +51,11 @@ def test_unknown_model_gives_a_warning_with_near_names_and_no_price(nanogpt, cor
     assert "unknown" in result.out
 
 
+def test_model_beside_all_is_estimated_too(nanogpt, corpus):
+    result = nanogpt("estimate", corpus, "-m", "my/model", "-m", "all", "-m", "BAAI/bge-m3", "--json")
+    assert [one["model"] for one in json.loads(result.out)["models"]] == ["my/model", *MODELS]
+
+
 def test_text_over_a_limit_is_counted(nanogpt, tmp_path):
     (tmp_path / "long.txt").write_text("many words " * 2000)
     row = json.loads(nanogpt("estimate", tmp_path, "-m", "BAAI/bge-large-en-v1.5", "--chunk-tokens", 0, "--json").out)

@@ -55,10 +55,11 @@ def test_filters_keep_only_the_models_asked_for(models, words, keeps):
     assert 0 < len(kept) < len(MODELS)
 
 
-def test_language_that_is_no_code_is_refused(nanogpt):
-    result = nanogpt("models", "--language", "german")
+@pytest.mark.parametrize("language", ["german", ""])
+def test_language_that_is_no_code_is_refused(nanogpt, language):
+    result = nanogpt("models", "--language", language)
     assert (result.code, result.out) == (2, "")
-    assert result.err == "nanogpt: --language must be a code such as de, zh or code, not 'german'.\n"
+    assert result.err == f"nanogpt: --language must be a code such as de, zh or code, not {language!r}.\n"
 
 
 def test_several_filters_must_all_hold(models):
