@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -93,22 +93,16 @@ class Pipeline:
                 self.client.get_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
             plan = make_plan(texts, self.counter, self.config.on_overflow, first)
-            with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
-                call = self._make_call(plan, cancellation, observer, as_lists, report)
-                try:
-                    dispatches = self._prepare_dispatches(plan, call, batch_size, lane=None)
-                    if dispatches:  # importing the SDK must not take time of a slot, an attempt or a start
-                        self.client.get_ready()
-                    if len(dispatches) == 1:  # as run_in_threads() does, without its queue
-                        run_sync(dispatches[0], self.client.send, cancellation.stop)
-                    else:
-                        tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
-                        run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
-                    return call.results.finish()
-                except NanoGPTError as error:
-                    with redacted(self.config.endpoint):
-                        call.results.add_completed_to(error)
-                        raise
+            with self._collecting(plan, cancellation, observer, as_lists, show_progress) as call:
+                dispatches = self._prepare_dispatches(plan, call, batch_size, lane=None)
+                if dispatches:  # importing the SDK must not take time of a slot, an attempt or a start
+                    self.client.get_ready()
+                if len(dispatches) == 1:  # as run_in_threads() does, without its queue
+                    run_sync(dispatches[0], self.client.send, cancellation.stop)
+                else:
+                    tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
+                    run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
+                return call.results.finish()
 
     async def aembed(
         self,
@@ -130,19 +124,13 @@ class Pipeline:
                 await self.client.aget_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline))
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
-            with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
-                call = self._make_call(plan, cancellation, observer, as_lists, report)
-                try:
-                    dispatches = await _run(blocks, self._prepare_dispatches, plan, call, batch_size, loop)
-                    if dispatches:
-                        await self.client.aget_ready()
-                    tasks = [partial(run_async, each, self.client.asend) for each in dispatches]
-                    await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
-                    return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
-                except NanoGPTError as error:
-                    with redacted(self.config.endpoint):
-                        call.results.add_completed_to(error)
-                        raise
+            with self._collecting(plan, cancellation, observer, as_lists, show_progress) as call:
+                dispatches = await _run(blocks, self._prepare_dispatches, plan, call, batch_size, loop)
+                if dispatches:
+                    await self.client.aget_ready()
+                tasks = [partial(run_async, each, self.client.asend) for each in dispatches]
+                await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
+                return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
 
     def observe(self) -> CallObserver:
         """Return the observer of a call, or of a stream, that begins now.
@@ -165,25 +153,27 @@ class Pipeline:
             or bool(self.counter.may_be_too_long(byte_lengths(texts)))
         )
 
-    def _make_call(
-        self,
-        plan: Plan,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        as_lists: bool,
-        report: Callable[[int], object] | None,
-    ) -> Call:
-        cache = self._cache_lookup(cancellation.deadline)
-        results = ResultCollector(
-            plan,
-            ListOutput(plan) if as_lists else ArrayOutput(plan),
-            dimensions_check=self.dimensions_check,
-            model=self.config.model_row.id,
-            cache=cache,
-            report=report,
-            warnings=self._warnings,
-        )
-        return Call(results, cancellation, observer)
+    @contextlib.contextmanager
+    def _collecting(
+        self, plan: Plan, cancellation: Cancellation, observer: CallObserver, as_lists: bool, show_progress: bool
+    ) -> Iterator[Call]:
+        """Collect the results of a call in this block; an error that ends it gets the completed vectors."""
+        with reporting(self.config.progress if show_progress else None, len(plan.text_positions)) as report:
+            results = ResultCollector(
+                plan,
+                ListOutput(plan) if as_lists else ArrayOutput(plan),
+                dimensions_check=self.dimensions_check,
+                model=self.config.model_row.id,
+                cache=self._cache_lookup(cancellation.deadline),
+                report=report,
+                warnings=self._warnings,
+            )
+            try:
+                yield Call(results, cancellation, observer)
+            except NanoGPTError as error:
+                with redacted(self.config.endpoint):
+                    results.add_completed_to(error)
+                    raise
 
     def _cache_lookup(self, deadline: Deadline) -> CacheLookup | None:
         cache = self.config.opened_cache
@@ -238,7 +228,7 @@ class Pipeline:
         return missing
 
     def _record_saving(self, plan: Plan, missing: Sequence[int]) -> None:
-        cached, repeated = len(plan.request_texts) - len(missing), plan.text_count - len(plan.request_index_of)
+        cached, repeated = len(plan.request_texts) - len(missing), len(plan.text_positions) - len(plan.request_index_of)
         if cached or repeated:
             # By the mean of the call: a repeated text can be of any length.
             tokens = sum(plan.weights) - sum(plan.weights[index] for index in missing)

@@ -109,11 +109,6 @@ class Plan:
                 result[place] = weighted_mean([vectors[piece] for piece, _ in pieces], [tokens for _, tokens in pieces])
         return result
 
-    @property
-    def text_count(self) -> int:
-        """Number of texts of the call."""
-        return len(self.text_positions)
-
     def is_complete(self, index: int, done: Sequence[int]) -> bool:
         """Return whether all request texts of the distinct text ``index`` are done."""
         request_index = self.request_index_of[index]
@@ -122,7 +117,7 @@ class Plan:
     def texts_done(self) -> list[int]:
         """Return for each request text the number of the caller's texts that it completes."""
         if self.one_to_one:
-            return [1] * self.text_count
+            return [1] * len(self.text_positions)
         counts = [0] * len(self.request_texts)
         last = [self.pieces[i][-1][0] if request < 0 else request for i, request in enumerate(self.request_index_of)]
         for index in self.index_of:

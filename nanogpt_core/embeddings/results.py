@@ -246,7 +246,7 @@ class ResultCollector:
             error.remedy += (
                 f" The cache's have {self._cached_dimensions}: if the service changed the model, clear_cache()."
             )
-        if error.failed_positions or not self.plan.text_count:
+        if error.failed_positions or not self.plan.text_positions:
             return
         plan = self.plan
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.request_index_of))]

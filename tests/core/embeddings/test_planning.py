@@ -233,7 +233,7 @@ def test_query_that_is_not_a_string_is_a_type_error(query):
 @given(TEXTS)
 def test_plan_has_each_distinct_text_once_with_its_first_position(texts):
     plan = make_plan(texts, ENDLESS)
-    assert plan.text_count == len(texts)
+    assert len(plan.text_positions) == len(texts)
     assert plan.request_texts == list(dict.fromkeys(texts))
     assert list(plan.positions) == [texts.index(text) for text in plan.request_texts]
     assert len(plan.weights) == len(plan.request_texts)
