@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -160,35 +160,25 @@ def make_plan(
         first_seen = dict(zip(reversed(texts), reversed(text_positions), strict=True))
         positions = [first_seen[text] for text in distinct]
     weights, too_long = counter.measure(distinct)
+    one_to_one = len(distinct) == len(texts)
+    plan = Plan(text_positions, distinct, weights, positions, index_of, range(len(distinct)), one_to_one)
     if not too_long:
-        one_to_one = len(distinct) == len(texts)
-        return Plan(text_positions, distinct, weights, positions, index_of, range(len(distinct)), one_to_one)
+        return plan
     if overflow == "error":
         found = [(positions[index], tokens) for index, tokens in too_long.items()]
         raise _too_long_error(found, counter, is_only=is_only_text(text_positions))
-    return _truncate_or_split(
-        index_of, distinct, positions, too_long, counter, text_positions=text_positions, split=overflow == "split"
-    )
+    return _truncate_or_split(plan, too_long, counter, split=overflow == "split")
 
 
-def _truncate_or_split(
-    index_of: Sequence[int],
-    distinct: Sequence[str],
-    positions: Sequence[int],
-    too_long: Collection[int],
-    counter: TokenCounter,
-    *,
-    text_positions: Sequence[int],
-    split: bool,
-) -> Plan:
-    """Plan the request texts if some of the distinct texts are over the limit."""
+def _truncate_or_split(plan: Plan, too_long: Collection[int], counter: TokenCounter, *, split: bool) -> Plan:
+    """Return the plan with other request texts for those of its texts that are over the limit."""
     logger.info(
         "%s over the model's limit of %d tokens %s %s: %s",
         counted(len(too_long), "distinct text"),
         counter.limit,
         "is" if len(too_long) == 1 else "are",
         "split" if split else "truncated",
-        describe_positions([positions[number] for number in too_long]),
+        describe_positions([plan.positions[number] for number in too_long]),
     )
     index_of_text: dict[str, int] = {}
     request_positions: list[int] = []
@@ -201,18 +191,24 @@ def _truncate_or_split(
             request_positions.append(position)
         return index
 
-    for number, text in enumerate(distinct):
+    for number, (text, position) in enumerate(zip(plan.request_texts, plan.positions, strict=True)):
         if number not in too_long:
-            request_index_of.append(add(text, positions[number]))
+            request_index_of.append(add(text, position))
         elif split:
-            pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.split(text)]
+            pieces[number] = [(add(piece, position), tokens) for piece, tokens in counter.split(text)]
             request_index_of.append(-1)
         else:
-            request_index_of.append(add(next(counter.split(text))[0], positions[number]))
+            request_index_of.append(add(next(counter.split(text))[0], position))
     texts = list(index_of_text)
-    weights = counter.weights(byte_lengths(texts))
-    one_to_one = len(texts) == len(index_of) and not pieces
-    return Plan(text_positions, texts, weights, request_positions, index_of, request_index_of, one_to_one, pieces)
+    return replace(
+        plan,
+        request_texts=texts,
+        weights=counter.weights(byte_lengths(texts)),
+        positions=request_positions,
+        request_index_of=request_index_of,
+        one_to_one=len(texts) == len(plan.index_of) and not pieces,
+        pieces=pieces,
+    )
 
 
 def is_only_text(text_positions: Sequence[int]) -> bool:

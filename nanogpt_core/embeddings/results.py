@@ -283,16 +283,15 @@ def reporting(
     """
     if not progress:
         yield None
-        return
-    if callable(progress):
+    elif callable(progress):
         yield _counter(progress, total)
-        return
-    from tqdm.auto import tqdm  # only needed for a bar
+    else:
+        from tqdm.auto import tqdm  # only needed for a bar
 
-    # Services and windowed programs on Windows have no standard error. Otherwise TQDM_DISABLE decides.
-    options: dict[str, Any] = {"disable": True} if sys.stderr is None else {}
-    with tqdm(total=total, unit="text", desc="Embedding", **options) as bar:
-        yield bar.update
+        # Services and windowed programs on Windows have no standard error. Otherwise TQDM_DISABLE decides.
+        options: dict[str, Any] = {"disable": True} if sys.stderr is None else {}
+        with tqdm(total=total, unit="text", desc="Embedding", **options) as bar:
+            yield bar.update
 
 
 def _counter(function: Callable[[int, int], None], total: int | None) -> Callable[[int], None]:
