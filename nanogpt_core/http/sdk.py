@@ -6,7 +6,8 @@ Imported at the first request, since the SDK takes most of a second to import.
 from __future__ import annotations
 
 import importlib
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import openai
 
@@ -45,9 +46,7 @@ Client = TypeVar("Client", bound="openai.OpenAI | openai.AsyncOpenAI")
 class _NoMachineHeaders:
     """A part of clients: without the SDK's headers that describe this machine, for which it would read files."""
 
-    def platform_headers(self) -> dict[str, str]:
-        """Return no headers."""
-        return {}
+    platform_headers: ClassVar[Callable[[], dict[str, str]]] = dict  # called for each request: no headers
 
 
 class ChatClient(_NoMachineHeaders, openai.OpenAI):
