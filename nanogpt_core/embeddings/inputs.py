@@ -54,7 +54,8 @@ def _positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
         InvalidTypeError: ``first`` is neither a whole number nor a sequence of them.
     """
     if isinstance(first, int):
-        check_number("first", first, 0)
+        if first:  # 0, the default, needs no check
+            check_number("first", first, 0)
         return range(first, first + count)
     if not isinstance(first, Sequence) or not all(type(position) is int for position in first):
         raise InvalidTypeError("first must be a whole number, or a list of them.")

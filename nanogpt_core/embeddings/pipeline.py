@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from nanogpt_core._runtime.clock import Cancellation, Deadline
+from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline
 from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
@@ -89,9 +89,11 @@ class Pipeline:
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         with self._observed(stream_observer) as observer:
-            if self.config.deadline is not None:  # the import of the SDK, most of a second, must not take its time
-                self.client.get_ready()
-            cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
+            deadline = NO_DEADLINE
+            if self.config.deadline is not None:
+                self.client.get_ready()  # importing the SDK, which takes most of a second, must not take its time
+                deadline = Deadline.after(self.config.deadline)
+            cancellation = Cancellation(deadline, stop or threading.Event())
             plan = make_plan(texts, self.counter, self.config.on_overflow, first)
             with self._collecting(plan, cancellation, observer, as_lists, show_progress) as call:
                 dispatches = self._prepare_dispatches(plan, call, batch_size, lane=None)
@@ -120,9 +122,11 @@ class Pipeline:
         loop = require_event_loop()
         blocks = self._may_block(texts)
         with self._observed(stream_observer) as observer:
+            deadline = NO_DEADLINE
             if self.config.deadline is not None:
                 await self.client.aget_ready()
-            cancellation = Cancellation(Deadline.after(self.config.deadline))
+                deadline = Deadline.after(self.config.deadline)
+            cancellation = Cancellation(deadline)
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
             with self._collecting(plan, cancellation, observer, as_lists, show_progress) as call:
                 dispatches = await _run(blocks, self._prepare_dispatches, plan, call, batch_size, loop)
@@ -158,13 +162,14 @@ class Pipeline:
         self, plan: Plan, cancellation: Cancellation, observer: CallObserver, as_lists: bool, show_progress: bool
     ) -> Iterator[Call]:
         """Collect the results of a call in this block; an error that ends it gets the completed vectors."""
+        cache = self._cache_lookup(cancellation.deadline)
         with reporting(self.config.progress if show_progress else None, len(plan.text_positions)) as report:
             results = ResultCollector(
                 plan,
                 ListOutput(plan) if as_lists else ArrayOutput(plan),
                 dimensions_check=self.dimensions_check,
                 model=self.config.model_row.id,
-                cache=self._cache_lookup(cancellation.deadline),
+                cache=cache,
                 report=report,
                 warnings=self._warnings,
             )
