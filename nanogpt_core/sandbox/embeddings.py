@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,40 +20,36 @@ from nanogpt_core.sandbox.usage import reported_cost
 _CREATED = 1_754_000_000  # seconds since 1970
 
 
-@dataclass(frozen=True)
-class _Request:
-    info: ModelInfo
-    texts: list[str]
-    tokens: int
-    dimensions: int | None
-    base64: bool
-
-
 def answer_embeddings(body: Mapping[str, Any], config: SandboxConfig) -> bytes:
     """Return the JSON of the reply to a decoded request body.
 
     Raises:
         HTTPError: The request is not accepted.
     """
-    request = _read(body, config)
+    info, texts = _model(body, config), _texts(body)
+    _check_count(len(texts), info, config)
+    if not isinstance(body.get("user"), (str, type(None))):
+        raise invalid_value("'user' must be a string.", "user")
+    tokens, dimensions = _tokens(texts, info), _dimensions(body.get("dimensions"), info)
+    in_base64 = _wants_base64(body.get("encoding_format"), config)
     rows = embed(
-        request.texts,
-        model=request.info.id,
-        width=config.width(request.info),
-        dimensions=request.dimensions,
-        unit_length=request.info.unit_length is not False,
+        texts,
+        model=info.id,
+        width=config.width(info),
+        dimensions=dimensions,
+        unit_length=info.unit_length is not False,
     )
     data = [
-        {"object": "embedding", "index": index, "embedding": _encode(row) if request.base64 else row}
+        {"object": "embedding", "index": index, "embedding": _encode(row) if in_base64 else row}
         for index, row in enumerate(rows)
     ]
     if config.shuffle:
         data = data[1::2] + data[::2][::-1]
-    usage = {"prompt_tokens": request.tokens, "total_tokens": request.tokens}
-    reply = {"object": "list", "data": data, "model": request.info.id, "usage": usage}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    reply = {"object": "list", "data": data, "model": info.id, "usage": usage}
     if config.report_cost:
-        cost_usd = request.tokens * (request.info.usd_per_million_tokens or 0.0) / 1e6
-        reply["x_nanogpt_pricing"] = reported_cost(cost_usd, request.tokens)
+        cost_usd = tokens * (info.usd_per_million_tokens or 0.0) / 1e6
+        reply["x_nanogpt_pricing"] = reported_cost(cost_usd, tokens)
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -84,21 +79,6 @@ def _row(info: ModelInfo, config: SandboxConfig) -> dict[str, Any]:
 
 def _encode(row: npt.NDArray[np.float32]) -> str:
     return base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode("ascii")
-
-
-def _read(body: Mapping[str, Any], config: SandboxConfig) -> _Request:
-    info = _model(body, config)
-    texts = _texts(body)
-    _check_count(len(texts), info, config)
-    if not isinstance(body.get("user"), (str, type(None))):
-        raise invalid_value("'user' must be a string.", "user")
-    return _Request(
-        info=info,
-        texts=texts,
-        tokens=_tokens(texts, info),
-        dimensions=_dimensions(body.get("dimensions"), info),
-        base64=_wants_base64(body.get("encoding_format"), config),
-    )
 
 
 def _model(body: Mapping[str, Any], config: SandboxConfig) -> ModelInfo:
