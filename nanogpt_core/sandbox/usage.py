@@ -13,7 +13,10 @@ from nanogpt_core.sandbox.tokens import count_tokens
 
 _DEFAULT_DAYS = 30
 _MAX_DAYS = 366
-_COUNTERS = ("requests", "costUsd", "refundedUsd", "netCostUsd", "inputTokens", "outputTokens", "reasoningTokens")
+_COUNTERS = (
+    *("requests", "costUsd", "refundedUsd", "netCostUsd"),
+    *("inputTokens", "outputTokens", "reasoningTokens", "totalTokens"),
+)
 
 
 def usage_report(
@@ -28,11 +31,17 @@ def usage_report(
     groups = sorted(query.get("group_by", "day,model").split(","))
     if groups not in (["day"], ["model"], ["day", "model"]):
         raise HTTPError(400, "group_by must be day, model or day,model.", param="group_by")
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    billed = []
     for request in requests:
         day = datetime.datetime.fromtimestamp(request.time, datetime.timezone.utc).date()
         if request.inputs and request.status == 200 and first <= day <= last:  # noqa: PLR2004
-            _add(rows.setdefault((day.isoformat(), request.model or ""), _empty()), request, models)
+            billed.append((day.isoformat(), request.model or "", _numbers(request, models)))
+
+    def total(day: str | None = None, model: str | None = None) -> dict[str, float]:
+        rows = [row for one, name, row in billed if day in (None, one) and model in (None, name)]
+        return {counter: sum(row.get(counter, 0) for row in rows) for counter in _COUNTERS}
+
+    pairs = sorted({(day, model) for day, model, _ in billed})
     body: dict[str, Any] = {
         "object": "usage",
         "scope": "current_key",
@@ -41,18 +50,14 @@ def usage_report(
         "to": last.isoformat(),
         "timezone": "UTC",
         "groupBy": ",".join(groups),
-        "totals": _sum(rows.values()),
+        "totals": total(),
     }
     if "day" in groups:
-        days = dict.fromkeys(day for day, _ in sorted(rows))
-        body["byDay"] = [{"date": day, **_sum(row for key, row in rows.items() if key[0] == day)} for day in days]
+        body["byDay"] = [{"date": day, **total(day)} for day in sorted({day for day, _ in pairs})]
     if "model" in groups:
-        names = dict.fromkeys(model for _, model in sorted(rows))
-        body["byModel"] = [
-            {"model": name, **_sum(row for key, row in rows.items() if key[1] == name)} for name in names
-        ]
+        body["byModel"] = [{"model": model, **total(model=model)} for model in sorted({model for _, model in pairs})]
     if len(groups) > 1:
-        body["byDayModel"] = [{"date": day, "model": model, **row} for (day, model), row in sorted(rows.items())]
+        body["byDayModel"] = [{"date": day, "model": model, **total(day, model)} for day, model in pairs]
     return body
 
 
@@ -78,23 +83,8 @@ def _range(query: Mapping[str, str]) -> tuple[datetime.date, datetime.date]:
     return first, last
 
 
-def _empty() -> dict[str, Any]:
-    return {**dict.fromkeys(_COUNTERS, 0), "totalTokens": 0}
-
-
-def _add(row: dict[str, Any], request: RecordedRequest, models: Mapping[str, ModelInfo]) -> None:
+def _numbers(request: RecordedRequest, models: Mapping[str, ModelInfo]) -> dict[str, float]:
     tokens = sum(map(count_tokens, request.inputs))
     known = models.get(request.model or "")
     cost = tokens * ((known.usd_per_million_tokens if known else None) or 0.0) / 1e6
-    for name, amount in (("requests", 1), ("inputTokens", tokens), ("totalTokens", tokens)):
-        row[name] += amount
-    for name in ("costUsd", "netCostUsd"):
-        row[name] += cost
-
-
-def _sum(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    total = _empty()
-    for row in rows:
-        for name in total:
-            total[name] += row[name]
-    return total
+    return {"requests": 1, "costUsd": cost, "netCostUsd": cost, "inputTokens": tokens, "totalTokens": tokens}
