@@ -54,7 +54,9 @@ class ChatAnswer:
         """
         reply = self.reply
         if reply.error is not None:
-            status = reply.error.get("status", 500)
+            status = reply.error.get("status")
+            if not isinstance(status, int) or not 200 <= status <= 599:  # noqa: PLR2004
+                status = 500
             raise HTTPError(status, str(reply.error.get("message")), body={"error": dict(reply.error)})
         calls = [{"id": name, "type": "function", "function": function} for name, function in self._calls()]
         message: dict[str, Any] = {"role": "assistant", "content": reply.content or (None if calls else "")}

@@ -114,7 +114,7 @@ class Reply:
         finish_reason: Default: ``"tool_calls"`` if there are any, else ``"stop"``.
         usage: Token counts in place of the sandbox's own.
         error: An error object such as ``{"status": 503, "message": "...", "code": "..."}``. A stream sends it in a
-            last chunk; a reply that is not streamed is only the error, with its status (default 500).
+            last chunk; a reply that is not streamed is only the error, with its status if that is 200 to 599, else 500.
         cut_off: End a stream without a finish_reason and without ``[DONE]``.
         model: Answer only requests for this model.
         when: Answer only requests for whose decoded body this returns true.

@@ -137,6 +137,15 @@ def test_error_reply_ends_a_stream_or_sets_the_status(start):
         assert plain.value.status_code == status
 
 
+@pytest.mark.parametrize("status", ["503", 99, 1000, None])
+def test_error_reply_with_a_status_that_http_does_not_have_is_a_500(start, status):
+    error = {"status": status, "message": "of a host"}
+    _, chat = start(Reply(error=error))
+    with pytest.raises(APIStatusError) as caught:
+        say(chat)
+    assert (caught.value.status_code, caught.value.body) == (500, error)
+
+
 def test_truncated_stream_has_no_done(start):
     _, chat = start(Reply("Once upon", cut_off=True))
     chunks = chunks_of(chat)
