@@ -27,22 +27,20 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
     checked = list(iterate_texts(texts))
     positions = _positions_of(len(checked), first)
     # Here and below, all texts are tested together first. That nearly always finds nothing.
-    if set(map(type, checked)) <= {str}:
-        _check_contents(checked, positions)
-        return checked
-    wrong = [index for index, text in enumerate(checked) if not isinstance(text, str)]
-    if wrong:
-        kinds = ", ".join(sorted({type(checked[index]).__name__ for index in wrong}))
-        found = [positions[index] for index in wrong]
-        raise InvalidTypeError(
-            f"texts must contain only strings; there is {kinds} at {describe_positions(found)}.",
-            remedy=_conversion(checked[wrong[0]]),
-            positions=found,
-        )
-    # A subclass of str may hash or encode differently; its plain characters are embedded.
-    plain = [text if type(text) is str else str.__str__(text) for text in checked]
-    _check_contents(plain, positions)
-    return plain
+    if not set(map(type, checked)) <= {str}:
+        wrong = [index for index, text in enumerate(checked) if not isinstance(text, str)]
+        if wrong:
+            kinds = ", ".join(sorted({type(checked[index]).__name__ for index in wrong}))
+            found = [positions[index] for index in wrong]
+            raise InvalidTypeError(
+                f"texts must contain only strings; there is {kinds} at {describe_positions(found)}.",
+                remedy=_conversion(checked[wrong[0]]),
+                positions=found,
+            )
+        # A subclass of str may hash or encode differently; its plain characters are embedded.
+        checked = list(map(str.__str__, checked))
+    _check_contents(checked, positions)
+    return checked
 
 
 def _positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:

@@ -210,21 +210,12 @@ def _sort_by_index(data: list[Any], count: int) -> list[Any]:
 def _to_array(embeddings: list[Any], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
     types = set(map(type, embeddings))
     if types == {str}:
-        return _decode_base64(embeddings, out)
+        vectors = _decode_equal_lengths(embeddings, out)
+        return _decode_one_by_one(embeddings) if vectors is None else vectors
     if types == {list}:
         return _convert_lists(embeddings)
     kinds = ", ".join(sorted(kind.__name__ for kind in types))
     raise ReplyError(f"The reply's vectors are neither all base64 nor all lists of numbers, but: {kinds}.")
-
-
-def _decode_base64(embeddings: list[str], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    import numpy as np
-
-    vectors = _decode_equal_lengths(embeddings, out)
-    if vectors is None:
-        numbers = _decode_one_by_one(embeddings)
-        vectors = np.frombuffer(numbers, dtype="<f4").reshape(len(embeddings), -1).astype(np.float32, copy=False)
-    return vectors
 
 
 def _decode_equal_lengths(embeddings: list[str], out: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
@@ -253,15 +244,16 @@ def _decode_equal_lengths(embeddings: list[str], out: NDArray[np.float32] | None
     return vectors
 
 
-def _decode_one_by_one(embeddings: list[str]) -> bytes:
+def _decode_one_by_one(embeddings: list[str]) -> NDArray[np.float32]:
     import binascii
 
+    import numpy as np
     from pybase64 import b64decode
 
-    if any("\n" in embedding for embedding in embeddings):  # as in MIME; a blank was a plus sign, and is damage
-        embeddings = [embedding.replace("\r", "").replace("\n", "") for embedding in embeddings]
+    # Lines may be broken, as in MIME. A blank was a plus sign, and is damage.
+    lines = [embedding.replace("\r\n", "").replace("\n", "") for embedding in embeddings]
     try:
-        decoded = [b64decode(embedding, validate=True) for embedding in embeddings]
+        decoded = [b64decode(line, validate=True) for line in lines]
     except (binascii.Error, ValueError) as error:
         raise DamagedReplyError(f"A vector's base64 is damaged: {error}.") from error
     size = len(decoded[0])
@@ -270,7 +262,7 @@ def _decode_one_by_one(embeddings: list[str]) -> bytes:
         raise ReplyError(f"The reply's vectors differ in length: {size} and {len(decoded[uneven])} bytes.")
     if size == 0 or size % 4:
         raise DamagedReplyError(f"A vector of {size} bytes is not a row of float32 numbers.")
-    return b"".join(decoded)
+    return np.frombuffer(b"".join(decoded), dtype="<f4").reshape(len(decoded), -1).astype(np.float32, copy=False)
 
 
 def _convert_lists(embeddings: list[list[Any]]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 _START = re.compile(r"^[ \t]{0,3}\[(\d{1,4})\](?:[ \t:]+|$)")
 _QUESTION = re.compile(r"^[ \t#*]*(?:user )?(?:question|query)[ \t]*\**:\**[ \t]*", re.IGNORECASE)
@@ -96,16 +97,15 @@ def _asked(messages: Sequence[Message]) -> str:
 def _split(text: str) -> tuple[list[Passage], str, str]:
     """Return the passages of a text, and the text before the first and after the last of them."""
     lines = text.splitlines()
-    starts = [i for i, line in enumerate(lines) if _START.match(line)]
-    if not starts:
+    found = {i: match for i, line in enumerate(lines) if (match := _START.match(line))}
+    if not found:
         return [], text, ""
+    starts = list(found)
     stop = _end_of_last(lines, starts[-1])
     passages = []
-    for start, end in zip(starts, [*starts[1:], stop], strict=True):
-        match = _START.match(lines[start])
-        if match is not None:
-            body = [lines[start][match.end() :], *_unquoted(lines[start + 1 : end])]
-            passages.append(Passage(int(match[1]), "\n".join(body).strip()))
+    for (start, match), end in zip(found.items(), [*starts[1:], stop], strict=True):
+        body = [lines[start][match.end() :], *_unquoted(lines[start + 1 : end])]
+        passages.append(Passage(int(match[1]), "\n".join(body).strip()))
     return passages, "\n".join(lines[: starts[0]]), "\n".join(lines[stop:])
 
 
@@ -132,10 +132,8 @@ def _unnumbered(messages: Sequence[Message]) -> list[Passage]:
 
 def _end_of_last(lines: Sequence[str], start: int) -> int:
     # A blank line ends only the last passage: text that is not a passage may follow it.
-    for i in range(start + 1, len(lines)):
-        if not lines[i].strip() or _END.match(lines[i]):
-            return i
-    return len(lines)
+    ends = (i for i in range(start + 1, len(lines)) if not lines[i].strip() or _END.match(lines[i]))
+    return next(ends, len(lines))
 
 
 def _question(before: str, after: str) -> str:
@@ -145,13 +143,8 @@ def _question(before: str, after: str) -> str:
 
 def _marked(text: str) -> str:
     lines = text.splitlines()
-    for i in range(len(lines) - 1, -1, -1):
-        match = _QUESTION.match(lines[i])
-        if match:
-            rest = [lines[i][match.end() :]]
-            for line in lines[i + 1 :]:
-                if _END.match(line):
-                    break
-                rest.append(line)
-            return "\n".join(rest).strip()
+    for i in reversed(range(len(lines))):
+        if match := _QUESTION.match(lines[i]):
+            rest = takewhile(lambda line: not _END.match(line), lines[i + 1 :])
+            return "\n".join([lines[i][match.end() :], *rest]).strip()
     return ""
