@@ -20,9 +20,10 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
     ``first`` is the position of the first one in the caller's list, or a sequence with the position of each.
 
     Raises:
-        InvalidTypeError: The argument is not an iterable of strings.
+        InvalidTypeError: The argument is not an iterable of strings, or ``first`` holds no whole numbers.
         InvalidInputError: A text is empty or blank, or has an unpaired surrogate; or ``first`` is a sequence of another
             length.
+        ConfigurationError: ``first`` is negative.
     """
     checked = list(iterate_texts(texts))
     positions = _positions_of(len(checked), first)
@@ -44,13 +45,7 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
 
 
 def _positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
-    """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or ``first``, a sequence.
-
-    Raises:
-        InvalidInputError: ``first`` is a sequence of another length.
-        ConfigurationError: ``first`` is negative.
-        InvalidTypeError: ``first`` is neither a whole number nor a sequence of them.
-    """
+    """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or ``first``, a sequence."""
     if isinstance(first, int):
         if first:  # 0, the default, needs no check
             check_number("first", first, 0)

@@ -70,13 +70,8 @@ class Endpoint:
     ) -> Endpoint:
         """Check the arguments and fill the gaps from the environment.
 
-        Args:
-            api_key: The key. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
-            base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
-            timeout: Seconds that one request may take.
-            headers: Headers to send beside the usual ones.
-            allow_insecure_http: Let texts and key travel unencrypted to a host that is not this machine.
-            key_required: False for calls that the service answers without a key.
+        ``allow_insecure_http`` lets texts and key travel unencrypted to a host that is not this machine;
+        ``key_required`` is False for calls that the service answers without a key.
 
         Raises:
             ConfigurationError: An invalid value, or no key although one is needed.

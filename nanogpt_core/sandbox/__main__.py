@@ -17,14 +17,7 @@ DEFAULT_PORT = 8765
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT (Ctrl-C) or SIGTERM.
-
-    Args:
-        arguments: Command line without the program's name. Default: the process's.
-
-    Returns:
-        The exit status: 0 after a stop, 2 for invalid options.
-    """
+    """Serve until SIGINT (Ctrl-C) or SIGTERM; return the exit status: 0 after a stop, 2 for invalid options."""
     options = vars(make_parser().parse_args(arguments))
     try:
         return serve(**options)
@@ -34,14 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(**options: Any) -> int:
-    """Serve until SIGINT (Ctrl-C) or SIGTERM, and return 0.
-
-    Args:
-        **options: As for :class:`~nanogpt_core.Sandbox`.
-
-    Raises:
-        ConfigurationError: An invalid option.
-    """
+    """Serve until SIGINT (Ctrl-C) or SIGTERM, and return 0; the options are those of :class:`~nanogpt_core.Sandbox`."""
     stop = threading.Event()
     # Set explicitly: a shell starts background jobs with SIGINT ignored.
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -120,11 +120,6 @@ def answer_chat(
 ) -> ChatAnswer | Fault:
     """Return the answer to a decoded request body: the script's if it has one, else quotes.
 
-    Args:
-        body: The request's body.
-        script: The script.
-        report_cost: Whether the answer gives its cost.
-
     Raises:
         HTTPError: The request is not accepted.
     """

@@ -37,13 +37,7 @@ class _Sentence:
 
 
 def answer(messages: Sequence[Message], hint: str = "", *, needs_script: bool = False) -> str:
-    """Return the answer to a chat.
-
-    Args:
-        messages: The messages.
-        hint: Advice for a request that the chat cannot answer, such as one with tools.
-        needs_script: Whether quotes are no answer to the request.
-    """
+    """Return the answer to a chat: quotes; the ``hint`` if there are none, or if the request ``needs_script``."""
     rewritten = question_to_rewrite(messages)
     if rewritten:
         return rewritten  # no answer, but the next query

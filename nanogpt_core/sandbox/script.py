@@ -168,14 +168,7 @@ _REPLY_TYPES: dict[str, Any] = {
 
 
 class Script:
-    """Replies and faults for chat requests, each given once. Safe to use from any thread.
-
-    Args:
-        entries: Replies and faults, in order.
-
-    Raises:
-        ConfigurationError: One is neither a reply nor a fault with a status.
-    """
+    """Replies and faults for chat requests, in order, each given once. Safe to use from any thread."""
 
     def __init__(self, entries: Iterable[Reply | Fault] = ()) -> None:
         self._lock = threading.Lock()
@@ -183,7 +176,7 @@ class Script:
         self.add(entries)
 
     def add(self, entries: Iterable[Reply | Fault]) -> None:
-        """Append entries."""
+        """Append entries; raise a ConfigurationError for one that is neither a reply nor a fault with a status."""
         added = list(entries)
         for entry in added:
             if not isinstance(entry, (Reply, Fault)):
