@@ -95,19 +95,17 @@ class DimensionsCheck(ForkSafe):
             if self.learned == dimensions:
                 return
             allowed = self._expected if self.learned is None else frozenset((self.learned,))
-            is_accepted = not allowed or dimensions in allowed
-            if is_accepted:
-                self.learned = self.dimensions = dimensions
-        if is_accepted:
-            if len(allowed) != 1:
-                logger.info("Learned: vectors of %s have %d dimensions", self._model.id, dimensions)
-            return
-        expected = " or ".join(map(str, sorted(allowed)))
-        raise DimensionsError(
-            f"The {source}'s vectors have {dimensions} dimensions, not {expected}, as expected of {self._model.id}.",
-            remedy="Nothing was returned or cached. Check the model's name and `dimensions`.",
-            width=dimensions,
-        )
+            if allowed and dimensions not in allowed:
+                expected = " or ".join(map(str, sorted(allowed)))
+                raise DimensionsError(
+                    f"The {source}'s vectors have {dimensions} dimensions, not {expected}, as expected of "
+                    f"{self._model.id}.",
+                    remedy="Nothing was returned or cached. Check the model's name and `dimensions`.",
+                    width=dimensions,
+                )
+            self.learned = self.dimensions = dimensions
+        if len(allowed) != 1:
+            logger.info("Learned: vectors of %s have %d dimensions", self._model.id, dimensions)
 
     def accept_stored(self, dimensions: int) -> None:
         """Compare the dimensions of a vector store's vectors; learn them if they are not known yet.

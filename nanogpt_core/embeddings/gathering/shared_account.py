@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
@@ -138,14 +139,8 @@ def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:
     """Divide ``total`` in proportion to ``sizes``, into whole numbers with the same sum."""
     if total is None:
         return [None] * len(sizes)
-    shares: list[int | None] = []
-    size_so_far, given, size_of_all = 0, 0, sum(sizes)
-    for size in sizes:
-        size_so_far += size
-        share = total * size_so_far // size_of_all - given
-        shares.append(share)
-        given += share
-    return shares
+    ends = [total * size // sum(sizes) for size in accumulate(sizes)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _shares(total: float | None, sizes: Sequence[int]) -> list[float | None]:
