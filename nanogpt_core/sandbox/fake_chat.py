@@ -67,17 +67,17 @@ def _best(passages: Sequence[Passage], asked: set[str]) -> list[_Sentence]:
     for passage in passages:
         shared.setdefault(passage.number, set()).update(asked & content_words(passage.text))
     scored = []
-    for position, sentence in enumerate(sentences):
+    for sentence in sentences:
         own = asked & sentence.words
         # One word of a long question in common is more often chance than an answer.
         if own and not (len(asked) >= _LONG_QUESTION_WORDS and len(shared[sentence.passage]) == 1):
             score = _total(weights, own) + _PASSAGE_WEIGHT * _total(weights, shared[sentence.passage])
-            scored.append((-score, position, sentence))
-    scored.sort(key=lambda entry: entry[:2])
-    near = [entry for entry in scored if entry[0] <= _MIN_SCORE_SHARE * scored[0][0]]
+            scored.append((score, sentence))
+    scored.sort(key=lambda entry: entry[0], reverse=True)  # equal ones stay in order
     unique: dict[str, _Sentence] = {}
-    for _, _, sentence in near:
-        unique.setdefault(sentence.text, sentence)
+    for score, sentence in scored:
+        if score >= _MIN_SCORE_SHARE * scored[0][0]:
+            unique.setdefault(sentence.text, sentence)
     return list(unique.values())[:_MAX_QUOTES]
 
 
