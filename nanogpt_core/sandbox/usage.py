@@ -14,8 +14,14 @@ from nanogpt_core.sandbox.tokens import count_tokens
 _DEFAULT_DAYS = 30
 _MAX_DAYS = 366
 _COUNTERS = (
-    *("requests", "costUsd", "refundedUsd", "netCostUsd"),
-    *("inputTokens", "outputTokens", "reasoningTokens", "totalTokens"),
+    "requests",
+    "costUsd",
+    "refundedUsd",
+    "netCostUsd",
+    "inputTokens",
+    "outputTokens",
+    "reasoningTokens",
+    "totalTokens",
 )
 
 
