@@ -47,7 +47,7 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
 def _positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
     """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or ``first``, a sequence."""
     if isinstance(first, int):
-        if first:  # 0, the default, needs no check
+        if type(first) is not int or first < 0:
             check_number("first", first, 0)
         return range(first, first + count)
     if not isinstance(first, Sequence) or not all(type(position) is int for position in first):

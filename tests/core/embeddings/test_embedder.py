@@ -488,6 +488,9 @@ def test_errors_give_the_positions_in_a_longer_list(method, way, serve, faults):
     for wrong in (1.5, "01", [0.5, 1.5], [None, None]):
         with pytest.raises(InvalidTypeError, match=r"^first must be a whole number, or a list of them\.$"):
             embedder.embed(["a", "b"], first=wrong)
+    for wrong in (False, True):
+        with pytest.raises(InvalidTypeError, match="first must be a whole number"):
+            embedder.embed(["a", "b"], first=wrong)
 
 
 def test_on_overflow_applies_to_queries(query, make, sandbox):
