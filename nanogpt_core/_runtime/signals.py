@@ -9,7 +9,9 @@ import traceback
 def raised_by_signal_handler(error: BaseException) -> bool:
     """Return whether a signal handler of the program raised ``error`` while other code ran: it must end the call."""
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    # Those of the system are members of an enum, whose class has a method __call__ for other purposes.
+    handlers = [getattr(handler, "func", handler) for handler in handlers if callable(handler)]  # func: of a partial
     # A method has the code of its function; an object that can be called has it in its class.
-    functions = [*handlers, *(getattr(type(handler), "__call__", None) for handler in handlers)]  # noqa: B004
+    functions = [*handlers, *(type(handler).__call__ for handler in handlers)]
     codes = {getattr(function, "__code__", None) for function in functions}
     return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -1,6 +1,7 @@
 """An exception that a signal handler raises, such as the time limit of a task queue, ends the call at any place."""
 
 import contextlib
+import functools
 import signal
 import sqlite3
 import threading
@@ -57,10 +58,11 @@ def limit(kind):
         over.set()
 
 
-@pytest.mark.parametrize("sort", ["function", "method", "object"])
+@pytest.mark.parametrize("sort", ["function", "method", "object", "partial"])
 def test_error_of_a_signal_handler_is_told_from_others(sort):
     handlers = Handlers(LookupError("limit"))
-    handler = {"function": lambda *_: handlers.method(), "method": handlers.method, "object": handlers}[sort]
+    sorts = {"function": lambda *_: handlers.method(), "method": handlers.method, "object": handlers}
+    handler = sorts.get(sort) or functools.partial(handlers, "argument")
     with handled(signal.SIGUSR1, handler), pytest.raises(LookupError) as caught:
         signal.raise_signal(signal.SIGUSR1)
     with handled(signal.SIGUSR1, handler):
@@ -68,6 +70,15 @@ def test_error_of_a_signal_handler_is_told_from_others(sort):
     with pytest.raises(ZeroDivisionError) as other:
         1 / 0  # noqa: B018 - raises
     assert not raised_by_signal_handler(other.value)
+
+
+def test_error_of_an_enum_is_no_error_of_a_signal_handler(make):
+    class Broken(MemoryCache):
+        def get_many(self, keys):
+            return {key: signal.Handlers(len(keys) + 100) for key in keys}
+
+    with pytest.warns(RuntimeWarning, match=r"The embedding cache .* failed \(ValueError"):
+        assert len(make(cache=Broken()).embed(["a text"])) == 1
 
 
 @KINDS
