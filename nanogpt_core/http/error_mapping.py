@@ -77,7 +77,8 @@ _REFUSED_BY_PROXY = re.compile(
 )
 # Google and Azure call limits for a minute quotas too.
 _SHORT_WORDS = re.compile(
-    r"per.(?:second|minute)|/ ?(?:sec|min)|\b[rt]pm\b|(?:retry|try again) (?:after|in) \d+(?:\.\d+)? ?s"
+    r"(?:per|\b(?:a|each|every|this)|/).?(?:second|minute)|/ ?(?:s|sec|min)\b|\b(?:[rt]pm|rps)\b|\bconcurren"
+    r"|(?:retry|try again) (?:after|in) \d+(?:\.\d+)? ?(?:m?s|m\d|min)"
 )
 # With Retry-After, these are refusals for a while: of too many requests by a firewall (403), or of locks (409, 423).
 _MAY_ASK_TO_WAIT = (403, 409, 423)
@@ -85,8 +86,8 @@ _SHORT_REFUSALS = (errors.PermissionDeniedError, errors.BadRequestError)
 _TELLS_WHEN = re.compile(r"(?:retry|try again) (?:after|in) \d")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _LONG_WORDS = re.compile(
-    r"quota|(?<![a-z])(?:billing[ _]hard|spend|spending|usage|subscription)[ _](?:limit|cap)"
-    r"|(?:weekly|monthly)(?:[ _/]\w+?){0,2}[ _](?:limit|cap|credits)"
+    r"quota|(?<![a-z/])(?:billing[ _]hard|spend|spending|usage|subscription)[ _](?:limit|cap\b)"
+    r"|(?:weekly|monthly)(?:[ _/]\w+?){0,2}[ _](?:limit|cap\b|credits)"
     r"|(?:calls|requests|queries|tokens|credits) ?(?:per|a|/) ?(?:week|month)\b"
 )
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
