@@ -37,6 +37,9 @@ class Proxy(NamedTuple):
     def __str__(self) -> str:
         return f"{self.variable}={_without_credentials(self.url)}"
 
+    def __repr__(self) -> str:  # in tracebacks with the values of variables
+        return str(self)
+
 
 def proxy_for(scheme: str, host: str, port: int | None) -> Proxy | None:
     """Return the proxy that requests to an origin go through, or None.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import anyio  # a dependency of the SDK
@@ -49,20 +48,18 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
 
     def __init__(self, endpoint: Endpoint, http_client: Any = None, owner: Lifetime | None = None) -> None:
         self._endpoint, self._client, self._owner = endpoint, http_client, owner
+        self._headers = SecretHeaders(endpoint.headers)
+        if endpoint.key is not None and "authorization" not in map(str.lower, self._headers):
+            self._headers["Authorization"] = f"Bearer {endpoint.key.get_secret_value()}"
 
-    @cached_property
-    def _headers(self) -> SecretHeaders:
-        """The endpoint's headers, and its key as a header."""
-        headers = SecretHeaders(self._endpoint.headers)
-        if self._endpoint.key is not None and "authorization" not in map(str.lower, headers):
-            headers["Authorization"] = f"Bearer {self._endpoint.key.get_secret_value()}"
-        return headers
-
-    @cached_property
+    @property
     def _proxy(self) -> Proxy | None:
         """The proxy of the environment, as it is at the first request; looking for it takes 0.2 ms."""
-        url = httpx.URL(self._endpoint.base_url)
-        return proxy_for(url.scheme, url.host, url.port)
+        # No cached_property: before Python 3.12 it has a lock, which a fork in another thread would leave locked.
+        if not hasattr(self, "_found_proxy"):
+            url = httpx.URL(self._endpoint.base_url)
+            self._found_proxy = proxy_for(url.scheme, url.host, url.port)
+        return self._found_proxy
 
     def handle_request(self, request: Any) -> Any:
         """Send one sync request."""

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+import traceback
 
 import pytest
 from hypothesis import assume, given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from fault_server import secured
 from nanogpt_core import Embedder
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
+from nanogpt_core.errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError, causes
 from nanogpt_core.http import environment, network
 from nanogpt_core.http.environment import is_in_no_proxy, proxy_for, tls_context
 
@@ -71,6 +72,57 @@ def test_proxy_that_is_set_later_is_used_by_a_new_object(embed, serve, set_varia
         set_variables(HTTP_PROXY="http://127.0.0.1:9")
         embed(embedder, ["b"])  # an object keeps to its proxy
     assert (len(first.requests), len(second.requests)) == (4, 2)
+
+
+FORK = """
+import faulthandler, os, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+from nanogpt_core import Embedder
+
+def embed(text):
+    return Embedder("lab/unlisted", api_key="k", max_retries=0, allow_insecure_http=True).embed([text]).shape == (1, 6)
+
+def wait_there(frame, *_):
+    if frame.f_code.co_name == "proxy_for":
+        there.set()
+        forked.wait(60)
+
+def look():
+    sys.settrace(wait_there)
+    embed("thread")
+
+assert embed("before")
+there, forked = threading.Event(), threading.Event()
+thread = threading.Thread(target=look)
+thread.start()
+there.wait(60)
+child = os.fork()
+if child == 0:
+    faulthandler.dump_traceback_later(60, exit=True)  # of a deadlock
+    try:
+        os.write(1, b"child ok\\n" if embed("child") else b"wrong\\n")
+    finally:
+        os._exit(0)
+os.waitpid(child, 0)
+forked.set()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.xdist_group("processes")
+def test_fork_while_another_thread_looks_for_the_proxy(serve, warm, tmp_path):
+    variables = {"HTTP_PROXY": f"http://127.0.0.1:{port_of(serve())}", "NANOGPT_BASE_URL": "http://behind.example/v1"}
+    assert warm.run(FORK, tmp_path, environment=variables, ends=True) == (0, "child ok\n", "")
+
+
+def test_login_of_a_proxy_is_in_no_variable_of_the_connections(embed, set_variables):
+    set_variables(HTTPS_PROXY="http://me:s3cret@127.0.0.1:9", SSL_CERT_FILE="/no/such/file")
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE") as caught:
+        embed(embedder_for("https://behind.example/v1"), ["a"])
+    frames = [frame for each in causes(caught.value) for frame, _ in traceback.walk_tb(each.__traceback__)]
+    assert any(frame.f_code.co_name.startswith("take_") for frame in frames)
+    assert "s3cret" not in repr([frame.f_locals for frame in frames[1:]])
 
 
 def test_proxy_that_refuses_connections_is_named_with_its_variable(embed, set_variables):
