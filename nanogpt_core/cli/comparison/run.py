@@ -83,6 +83,8 @@ class Run:
         _check_exists(corpus)
         if corpus.is_dir() and os.path.realpath(corpus) == os.path.realpath(self._output):
             raise CommandError(f"{corpus} is the folder of the report too.", remedy="Pass another --output.")
+        if questions.is_dir():
+            raise CommandError(f"{questions} is a folder.", remedy="Pass a file with the questions.")
         return read_corpus(corpus, options, self._progress, [self._output, questions])
 
     def read_questions(

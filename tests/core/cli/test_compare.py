@@ -188,6 +188,19 @@ def test_questions_in_the_folder_of_the_corpus_are_no_part_of_it(paid, nanogpt, 
         assert (result.code, json.loads(result.out)["passages"]) == (0, 3)
 
 
+@pytest.mark.parametrize("place", [".", "questions"])
+@pytest.mark.parametrize("more", [[], ["--make-questions", "3"]])
+def test_folder_in_place_of_the_questions_is_named(paid, nanogpt, tmp_path, place, more):
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "a.md").write_text("Bees make honey.")
+    result = nanogpt("compare", tmp_path / place, tmp_path, *more)
+    assert (result.code, result.err) == (
+        2,
+        f"nanogpt: {tmp_path / place} is a folder. Pass a file with the questions.\n",
+    )
+    assert paid.requests == []
+
+
 def test_folder_is_read_as_by_embed_and_its_sources_are_paths(paid, nanogpt, tmp_path):
     folder = tmp_path / "docs"
     (folder / "guide").mkdir(parents=True)
