@@ -114,7 +114,7 @@ def test_core_can_be_imported_from_an_archive(tmp_path):
     ],
 )
 def test_missing_package_is_an_import_error_with_the_command_of_its_extra(missing, statement, extra):
-    importorskip({"langchain": "langchain_openai", "llama-index": "llama_index"}.get(extra, "json"))
+    importorskip({"langchain": "langchain_openai", "llama-index": missing}.get(extra, "json"))
     code = f"""
 sys.modules[{missing!r}] = None
 try:

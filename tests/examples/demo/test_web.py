@@ -36,8 +36,9 @@ pytestmark = [
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-gpu"]
 PROGRAM = """
 import nicegui, langchain_qdrant, langchain_openai, langchain_classic.indexes
-import llama_index.llms.openai_like, llama_index.vector_stores.qdrant
-import os, sys, warnings
+import contextlib, os, sys, warnings
+with contextlib.suppress(ImportError):  # without LlamaIndex's LLM, only LangChain's page is tested
+    import llama_index.llms.openai_like, llama_index.vector_stores.qdrant
 warnings.simplefilter("ignore", DeprecationWarning)  # of the packages, as Python does by default
 for name in [*os.environ]:
     if name.startswith("PYTEST"):
