@@ -57,20 +57,26 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     return options
 
 
+_Origin = tuple[str, str, "int | None"]
+
+
 class _Pool:
     """The connections to one origin, through one proxy or directly.
 
     Attributes:
+        origin: Scheme, host and port.
         transport: Holds and uses the connections, all through one proxy or all directly.
         proxy: That proxy, or None.
         owners: The objects that have used them.
         in_flight: Number of requests in flight.
+        is_new: True until a request has ended.
     """
 
-    def __init__(self, transport: Any, proxy: Proxy | None) -> None:
-        self.transport, self.proxy = transport, proxy
+    def __init__(self, origin: _Origin, transport: Any, proxy: Proxy | None) -> None:
+        self.origin, self.transport, self.proxy = origin, transport, proxy
         self.owners: weakref.WeakSet[Lifetime] = weakref.WeakSet()
         self.in_flight = 0
+        self.is_new = True
 
     def is_unused(self) -> bool:
         """Return whether no request is in flight and no owner is open."""
@@ -83,7 +89,7 @@ class _Pools(ForkSafe):
     def __init__(self, make_transport: Callable[[Proxy | None, ssl.SSLContext], Any]) -> None:
         super().__init__()
         self._make_transport = make_transport
-        self._by_origin: dict[tuple[str, str, int | None, Proxy | None], _Pool] = {}
+        self._by_origin: dict[tuple[_Origin, Proxy | None], _Pool] = {}
 
     def _in_child(self) -> None:
         # A child keeps its parent's connections, unused: threads of the parent may have been in the middle of them.
@@ -98,36 +104,45 @@ class _Pools(ForkSafe):
         Raises:
             ConfigurationError: The environment's certificates cannot be used.
         """
-        origin = (url.scheme, url.host, url.port, proxy)
-        made = None if origin in self._by_origin else self._make(*origin)
+        origin: _Origin = (url.scheme, url.host, url.port)
+        made = None if (origin, proxy) in self._by_origin else self._make(origin, proxy)
         with self._lock:
             # Looked up again: another thread may have made one, or removed and closed the one that was there.
-            pool = self._by_origin.get(origin) or made or self._make(*origin)
-            self._by_origin[origin] = pool
+            pool = self._by_origin.get((origin, proxy)) or made or self._make(origin, proxy)
+            self._by_origin[origin, proxy] = pool
             pool.in_flight += 1
             if owner is not None and not owner.is_closed:
                 pool.owners.add(owner)
         return Lease(self, pool, owner)
 
-    def _make(self, scheme: str, _host: str, _port: int | None, proxy: Proxy | None) -> _Pool:
+    def _make(self, origin: _Origin, proxy: Proxy | None) -> _Pool:
         with delay_forks():  # OpenSSL sets itself up under locks
-            needs_tls = scheme == "https" or (proxy is not None and proxy.url.lower().startswith("https"))
+            needs_tls = origin[0] == "https" or (proxy is not None and proxy.url.lower().startswith("https"))
             tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            return _Pool(self._make_transport(proxy, tls), proxy)
+            return _Pool(origin, self._make_transport(proxy, tls), proxy)
 
     def give_back(self, pool: _Pool, owner: Lifetime | None) -> list[Any]:
         """End the use of a pool by one request; return the transports that its caller must close."""
         with self._lock:
             pool.in_flight -= 1
-        # The last request of an object that was closed meanwhile.
-        return self.remove_unused() if owner is not None and owner.is_closed else []
+            is_first, pool.is_new = pool.is_new, False
+        if owner is None:
+            return []
+        if owner.is_closed:  # the last request of an object that was closed meanwhile
+            return self.remove_unused()
+        # Objects that were dropped, and not closed, have left connections through an earlier proxy.
+        return self.remove_unused(pool.origin) if is_first else []
 
-    def remove_unused(self) -> list[Any]:
-        """Remove the pools that no open object uses; return their transports, which the caller must close."""
+    def remove_unused(self, origin: _Origin | None = None) -> list[Any]:
+        """Remove the pools, of one origin or of all, that no open object uses.
+
+        Return their transports, which the caller must close.
+        """
         with self._lock:
-            unused = [(origin, pool) for origin, pool in self._by_origin.items() if pool.is_unused()]
-            for origin, _ in unused:
-                del self._by_origin[origin]
+            unused = [(key, pool) for key, pool in self._by_origin.items() if pool.is_unused()]
+            unused = [(key, pool) for key, pool in unused if origin in (None, pool.origin)]
+            for key, _ in unused:
+                del self._by_origin[key]
         return [pool.transport for _, pool in unused]
 
     @property

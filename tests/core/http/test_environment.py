@@ -74,6 +74,26 @@ def test_proxy_that_is_set_later_is_used_by_a_new_object(embed, serve, set_varia
     assert (len(first.requests), len(second.requests)) == (4, 2)
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_connections_through_an_earlier_proxy_are_closed_with_objects_that_were_dropped(serve, set_variables, is_async):
+    proxies = [serve() for _ in range(3)]
+
+    async def use(proxy):
+        set_variables(HTTP_PROXY=f"http://127.0.0.1:{port_of(proxy)}")
+        embedder = embedder_for("http://behind-proxies.example/v1")
+        _ = await embedder.aembed(["a"]) if is_async else embedder.embed(["a"])
+
+    async def use_all():
+        for proxy in proxies:
+            await use(proxy)
+            gc.collect()
+        for earlier in proxies[:2]:
+            await asyncio.to_thread(earlier.wait_for, lambda earlier=earlier: not earlier.open_connections)
+        assert proxies[2].open_connections == 1
+
+    asyncio.run(use_all())
+
+
 FORK = """
 import faulthandler, os, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
