@@ -171,6 +171,19 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert (replaced.code, replaced.sent.total()) == (0, 701)
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl", "lance"])
+def test_overwrite_replaces_an_output_of_each_format(embed, nanogpt, tmp_path, suffix):
+    if suffix == "lance":
+        pytest.importorskip("lance", reason="pylance has no wheel here")
+    source, output = tmp_path / "in.jsonl", tmp_path / f"out.{suffix}"
+    for word in ("bees", "cats"):
+        source.write_text(json.dumps({"text": word}) + "\n")
+        assert embed(source, "-o", output, "--overwrite").code == 0
+        assert nanogpt("verify", output).code == 0
+        assert [row.text for row in open_output(output).rows()] == [word]
+    assert not (tmp_path / f"out.{suffix}.unfinished").exists()
+
+
 def test_output_of_another_address_such_as_a_sandbox_is_not_called_complete(embed, service, corpus, tmp_path):
     output = tmp_path / "out.parquet"
     embed(corpus, "-o", output)

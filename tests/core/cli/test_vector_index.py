@@ -62,6 +62,19 @@ def test_search_with_an_index_prints_the_same_as_exact_search(nanogpt, make_outp
 
 
 @pytest.mark.usefixtures("faiss")
+def test_index_of_several_additions_numbers_all_rows(tmp_path):
+    rows = 10_000  # 8,192 are added at a time
+    vectors = np.random.default_rng(3).normal(size=(rows, 8)).astype(np.float32)
+    vectors[::5] = np.nan
+    np.save(tmp_path / "out.npy", vectors)
+    (tmp_path / "out.passages.jsonl").write_text("")
+    reader = open_output(tmp_path / "out.npy")
+    for row in (1, 8191, 8192, rows - 1):
+        found, missing = vector_index.indexed_nearest(tmp_path / "out.npy", reader, vectors[row], 1)
+        assert ([hit.row for hit in found], missing) == ([row], rows // 5)
+
+
+@pytest.mark.usefixtures("faiss")
 def test_index_finds_95_percent_of_5000_rows_neighbours_with_exact_scores(service, tmp_path):
     words = ["bee", "cat", "error", "line", "honey", "sleep", "report", "nectar", "day", "standard", "stream", "file"]
     picks = np.random.default_rng(3).integers(0, len(words), (5000, 6))
