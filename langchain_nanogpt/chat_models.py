@@ -21,7 +21,7 @@ from nanogpt_core._runtime.workers import require_event_loop
 
 try:
     from langchain_nanogpt.errors import map_to_langchain_errors
-    from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, remove_own_blocks, restore_reasoning
+    from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, restore_blocks, restore_reasoning
 except ImportError as error:
     raise missing_extra("ChatNanoGPT", "langchain", error) from error
 
@@ -310,7 +310,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         with naming_bad_message(messages, lambda message: make_payload([message])):
             payload = make_payload(messages, stop=stop, **kwargs)
         for message, sent in zip(messages, payload["messages"], strict=True):
-            remove_own_blocks(message, sent)
+            restore_blocks(message, sent)
             if self.send_reasoning:
                 restore_reasoning(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)

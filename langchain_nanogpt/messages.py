@@ -29,6 +29,7 @@ PROVIDER = "nanogpt"
 
 _FIRST_CALL_INDEX = 1000  # no message has so many blocks
 _EMPTY_TEXT = {"type": "text", "text": ""}
+_WRAPPER = "non_standard"  # the type of LangChain's block around one that it does not know
 _CITATION_FIELDS = {"url": str, "title": str, "start_index": int, "end_index": int}
 _REASONING_FIELD = "nanogpt_reasoning_field"
 
@@ -43,7 +44,8 @@ def _translate(message: AIMessage) -> list[ContentBlock]:
 
 def _as_image(block: Any) -> Any:
     """Return an image as LangChain's content block; other blocks as they are. LangChain does so in requests only."""
-    image = {**block, **block.get("value", {})}.get("image_url")  # LangChain wraps a block that it does not know
+    inner = block.get("value") if block.get("type") == _WRAPPER else block
+    image = inner.get("image_url") if isinstance(inner, dict) else None
     url = image.get("url") if isinstance(image, dict) else None
     if not isinstance(url, str):
         return block
@@ -204,16 +206,30 @@ def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
     restore_fields(sent, more.get(PROVIDER_FIELDS), {name: text} if isinstance(text, str) else {})
 
 
-def remove_own_blocks(message: BaseMessage, sent: dict[str, Any]) -> None:
-    """Remove LangChain's own content blocks from the message of an earlier turn as it is ``sent``, in place.
+def restore_blocks(message: BaseMessage, sent: dict[str, Any]) -> None:
+    """Make LangChain's own content blocks in an earlier answer the service's, as they are ``sent``, in place.
 
-    These are parts of unreadable tool calls, which are sent as calls too, and empty texts, which only hold citations;
-    some models refuse these.
+    Parts of unreadable tool calls are removed, since they are sent as calls too, and so are empty texts, which only
+    hold citations; some models refuse these.
     """
     content = sent.get("content")
     if not isinstance(content, list) or not isinstance(message, AIMessage):
         return
-    kept = [part for part in content if not (isinstance(part, dict) and part.get("type") == "tool_call_chunk")]
+    kept = [_as_sent(part) for part in content if part]
+    kept = [part for part in kept if not (isinstance(part, dict) and part.get("type") == "tool_call_chunk")]
     if message.additional_kwargs.get(ANNOTATIONS):
         kept = [part for part in kept if part != _EMPTY_TEXT]
     sent["content"] = kept or (None if sent.get("tool_calls") else "")
+
+
+def _as_sent(part: Any) -> Any:
+    """Return a part of LangChain's content as a block of the service.
+
+    Joined streams have bare texts, and indices by which LangChain has joined blocks.
+    """
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, dict):
+        return part
+    block = part["value"] if part.get("type") == _WRAPPER and isinstance(part.get("value"), dict) else part
+    return {name: value for name, value in block.items() if name != "index"}

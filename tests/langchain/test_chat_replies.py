@@ -383,6 +383,32 @@ async def test_image_of_an_answer_is_langchains_block_and_is_sent_back(replying,
     ]
 
 
+@pytest.mark.parametrize("form", ["streamed"])
+@pytest.mark.parametrize("version", ["v0", "v1"])
+async def test_blocks_of_a_stream_are_sent_back_as_they_came(fresh_sandbox, ask, version):
+    """LangChain joins them with bare texts and indices, and wraps blocks that it does not know."""
+    images = [{"type": "image_url", "image_url": {"url": link}, "index": at} for at, link in enumerate(LINKS)]
+    map_ = {"type": "map", "value": "Rome"}
+    fresh_sandbox.add_replies(
+        streamed({"content": "Here."}, *({"images": [one]} for one in images), {"content": [map_]}), Reply("Yes.")
+    )
+    chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, output_version=version)
+    answer = await ask(chat, "Draw!")
+    await ask(chat, [HumanMessage("Draw!"), answer, HumanMessage("Another.")])
+    assert fresh_sandbox.requests[1].body["messages"][1]["content"] == [
+        {"type": "text", "text": "Here."},
+        *({"type": "image_url", "image_url": {"url": link}} for link in LINKS),
+        map_,
+    ]
+
+
+@pytest.mark.parametrize("value", ["a text", None, 5])
+async def test_wrapped_block_of_a_host_may_hold_any_value(replying, ask, value):
+    block = {"type": "non_standard", "value": value}
+    answer = await ask(replying({"content": [{"type": "text", "text": "Here."}, block]}).chat(), "Draw!")
+    assert [{name: one.get(name) for name in block} for one in answer.content_blocks[1:]] == [block]
+
+
 @pytest.mark.parametrize("version", [None, "v1"])
 async def test_unreadable_tool_call_is_sent_back_once(replying, ask, version):
     sandbox = replying({"tool_calls": [call('{"path": "/ho')]}, reason="tool_calls", after=[Reply("Sorry.")])
