@@ -62,7 +62,7 @@ def _as_function(schema: Any, method: str) -> Any:
     """
     try:
         function = convert_to_openai_tool(schema)["function"]
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - pydantic's is a RuntimeError
         if schema is None or (method == "json_mode" and isinstance(error, ValueError)):
             return None
         reason = "it contains itself" if isinstance(error, RecursionError) else excerpt(str(error))

@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal, Optional
 
 import pytest
@@ -503,15 +504,22 @@ class Noted(TypedDict):
     note: NotRequired[str]
 
 
+class Hooked(BaseModel):
+    """A class of pydantic of which there is no JSON schema."""
+
+    hook: Callable[[], None]
+
+
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
         (Comment, "it contains itself"),
+        (Hooked, "Cannot generate a JsonSchema"),
         (Noted, "NotRequired"),
         (list[Rated], "list"),
         (5, "Unsupported function"),
     ],
-    ids=["recursive", "NotRequired", "list", "number"],
+    ids=["recursive", "class", "NotRequired", "list", "number"],
 )
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
 def test_type_of_which_langchain_makes_no_schema_is_refused(replying, schema, method, words):
@@ -520,7 +528,7 @@ def test_type_of_which_langchain_makes_no_schema_is_refused(replying, schema, me
         chat.with_structured_output(schema, method=method)
 
 
-@pytest.mark.parametrize("schema", [Comment, Noted], ids=["recursive", "NotRequired"])
+@pytest.mark.parametrize("schema", [Comment, Noted, Hooked], ids=["recursive", "NotRequired", "class"])
 def test_type_of_which_langchain_makes_no_schema_is_refused_in_json_mode(replying, schema):
     """LangChain makes one for traces, in each call."""
     with pytest.raises(InvalidInputError, match=r"^LangChain cannot make a JSON schema of "):
