@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.http.endpoint import check_headers, check_timeout
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.validation import check_model_name, closest_name, number_type_error
+from nanogpt_core.validation import check_model_name, check_number, closest_name, number_type_error
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
@@ -43,6 +43,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "n": (1, None),
     "top_logprobs": (0, None),
 }
+_WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "n", "top_logprobs")
 
 # Options of a request that are no numbers, with their types in words.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -172,9 +173,15 @@ def complete_options(options: dict[str, Any], call: Mapping[str, Any], *, stream
         InvalidTypeError: The model is not a str, or a number is none.
     """
     options["model"] = check_model_name(options["model"], EXAMPLE_MODEL)
-    for name in _RANGES:
+    for name, (least, _) in _RANGES.items():
         value = options.get(name)
-        if not _is_left_out(name, value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if _is_left_out(name, value):
+            continue
+        if name in _WHOLE_NUMBERS:
+            # 5.0 becomes 5, as in a constructor: many services refuse a decimal point here.
+            value = int(value) if isinstance(value, float) and value.is_integer() else value
+            options[name] = check_number(name, value, int(least))
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise number_type_error(name, value)
     if options.get("max_tokens") is not None and options.get("max_completion_tokens") is not None:
         is_for_call = "max_tokens" in call and "max_completion_tokens" not in call

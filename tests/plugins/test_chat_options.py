@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletionFunctionTool
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
+import numpy as np
 import openai
 from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import ConfigurableField
@@ -477,9 +478,20 @@ async def test_model_of_a_call_is_checked_as_that_of_the_object(make, ask, fresh
 @pytest.mark.parametrize("value", ["0.5", True, [1]], ids=str)
 @pytest.mark.parametrize("name", ["temperature", "max_tokens", "n", "top_logprobs"])
 async def test_option_of_a_call_that_is_no_number_is_refused(make, ask, fresh_sandbox, name, value):
-    with pytest.raises(InvalidTypeError, match=rf"^{name} must be a number \(int or float\), not "):
+    kind = r"number \(int or float\)" if name == "temperature" else r"whole number \(int\)"
+    with pytest.raises(InvalidTypeError, match=rf"^{name} must be a {kind}, not "):
         await ask(make(), **{name: value})
     assert not fresh_sandbox.requests
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n", "top_logprobs"])
+async def test_number_of_a_call_that_must_be_whole_is_sent_without_a_decimal_point(make, ask, fresh_sandbox, name):
+    """Many services refuse 1.0 here."""
+    await ask(make(), **{name: 1.0})
+    assert type(fresh_sandbox.requests[0].body[name]) is int
+    for value, words in ((1.5, r"not float\.$"), (np.int64(1), rf"not int64\. Pass int\({name}\)\.$")):
+        with pytest.raises(InvalidTypeError, match=words):
+            await ask(make(), **{name: value})
 
 
 @pytest.mark.parametrize(("logprobs", "sent"), [(None, 2), (True, 2), (False, None)])
