@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nanogpt_core.errors import InvalidTypeError
+
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
@@ -32,8 +34,17 @@ class ChatRequest:
 
     @classmethod
     def parse(cls, body: bytes) -> ChatRequest:
-        """Read a request's body, as the SDK writes it."""
-        document = json.loads(body)
+        """Read a request's body, as the SDK writes it.
+
+        Raises:
+            InvalidTypeError: It is nested too deeply, which the SDK may have been just able to write.
+        """
+        try:
+            document = json.loads(body)
+        except RecursionError as error:
+            raise InvalidTypeError(
+                "An option or a message is nested too deeply.", remedy="Pass it with fewer levels."
+            ) from error
         response_format, tool_choice = document.get("response_format"), document.get("tool_choice")
         wants_json = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         stream_options, choices = document.get("stream_options"), document.get("n")

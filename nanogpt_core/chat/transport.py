@@ -123,8 +123,8 @@ class ChatExchange:
         headers = SecretHeaders({**session.endpoint.headers, **request.headers})
         self._endpoint = replace(session.endpoint, headers=headers)
         self._request = request
-        # The SDK's clients can also list models, for example.
-        self._is_chat = request.url.path.endswith("/completions")
+        # The SDK's clients can also list models or stored answers, for example.
+        self._is_chat = request.method == "POST" and request.url.path.endswith("/completions")
         self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
         model, streams = self._chat_request.model, self._chat_request.streams
         self._observer = session.observer.call(model, streams=streams) if self._is_chat else None

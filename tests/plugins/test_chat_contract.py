@@ -14,6 +14,7 @@ import pytest
 import fresh_process
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core.chat.client import map_sdk_errors
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS
 from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.sandbox import Fault, Reply
@@ -307,6 +308,14 @@ def nested(levels):
 async def test_request_that_is_nested_deeply_is_answered(make, ask, fresh_sandbox):
     assert await ask(make(), extra_body={"metadata": nested(300)})
     assert len(fresh_sandbox.requests) == 1
+
+
+def test_other_requests_of_the_sdks_client_are_sent(make):
+    """Such as the list of stored answers, which has the address of chat and no body."""
+    chat = make()
+    client = chat.root_client if hasattr(chat, "root_client") else chat._get_client()
+    with pytest.raises(errors.BadRequestError, match=r"answered 405 .* GET "), map_sdk_errors(chat._session):
+        client.chat.completions.list()
 
 
 @pytest.mark.parametrize(
