@@ -38,6 +38,7 @@ class ChoiceStream:
         self._json_text = JsonTextStream()
         self._refusal = ""
         self._annotations: list[dict[str, Any]] = []
+        self._links: list[str] = []  # of images
         self._texts: dict[str, StringIO] = defaultdict(StringIO)  # the texts of all fields of the deltas
         self._late: list[dict[str, Any]] = []  # parts after the finish_reason that may be the answer again
         self._late_texts: dict[str, StringIO] = defaultdict(StringIO)  # their texts
@@ -137,6 +138,8 @@ class ChoiceStream:
             if isinstance(one, dict) and one and one not in self._annotations:
                 self._annotations.append(one)
         repair_delta(delta, self._request.tools)
+        if "content_blocks" in delta:
+            delta["content_blocks"] = [block for block in delta["content_blocks"] if self._is_new(block)]
         for name in _TEXTS:
             if isinstance(delta.get(name), str):
                 delta[name] = self._surrogates.join(name, delta[name], is_last=is_last)
@@ -146,6 +149,21 @@ class ChoiceStream:
         if self._request.wants_json and self._request.streams:
             return {name: value for name, value in delta.items() if name in _FIELDS_IN_JSON_MODE}
         return delta
+
+    def _is_new(self, block: dict[str, Any]) -> bool:
+        """Return whether a content block is no image that came before, and number a further image without an index.
+
+        Hosts repeat images. LangChain would join blocks of one index, and those of several deltas without one.
+        """
+        link = block["image_url"].get("url") if isinstance(block.get("image_url"), dict) else None
+        if not isinstance(link, str):
+            return True
+        if link in self._links:
+            return False
+        if self._links:
+            block.setdefault("index", len(self._links))
+        self._links.append(link)
+        return True
 
     def _split_by_call(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return parts with one tool call each: LlamaIndex looks only at the first one of a chunk."""

@@ -150,6 +150,9 @@ def _move_images(message: dict[str, Any]) -> None:
         for image in (images if isinstance(images, list) else ())
     ]
     kept = _objects([*(blocks if isinstance(blocks, list) else ()), *links])
+    for block in kept:
+        if isinstance(block.get("image_url"), str):  # as Mistral sends it
+            block["image_url"] = {"url": block["image_url"]}
     if kept:
         message["content_blocks"] = kept
 

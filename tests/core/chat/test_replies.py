@@ -223,9 +223,17 @@ IMAGE_URL = "data:image/png;base64,aGk="
 
 
 def test_links_of_images_beside_the_content_are_content_blocks():
-    message = {"content": "here", "images": [IMAGE_URL, {"type": "image_url", "image_url": {"url": IMAGE_URL}}, None]}
-    (choice,) = whole(message)["choices"]
-    assert choice["message"]["content_blocks"] == [IMAGE, IMAGE]
+    other = {"type": "image_url", "image_url": {"url": "https://example.com/b.png"}, "index": 1}
+    (choice,) = whole({"content": "here", "images": [IMAGE_URL, other, None]})["choices"]
+    assert choice["message"]["content_blocks"] == [IMAGE, other]
+
+
+# --- requests ---
+
+
+def test_request_that_is_nested_too_deeply_to_be_read_is_refused():
+    with pytest.raises(errors.InvalidTypeError, match=r"nested too deeply\. Pass it with fewer levels"):
+        ChatRequest.parse(b'{"tools": ' + b"[" * 200_000 + b"]" * 200_000 + b"}")
 
 
 # --- bytes ---
@@ -712,6 +720,25 @@ def test_images_beside_the_content_are_kept():
         *(choice["delta"] for event in streamed(chunk({"images": [IMAGE]}, "stop")) for choice in event["choices"]),
     ):
         assert found["content_blocks"] == [IMAGE]
+
+
+def test_repeated_image_of_a_stream_is_sent_on_once_and_others_get_an_index():
+    """LangChain joins blocks of one index, and those of several deltas without one."""
+    other = {"type": "image_url", "image_url": {"url": "https://example.com/b.png"}}
+    parts = [{"images": [IMAGE]}, {"images": [IMAGE, {"type": "image_url"}]}, {"images": [other]}, {"images": [IMAGE]}]
+    events = streamed(*map(chunk, parts), chunk({}, "stop"))
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    assert [block for delta in deltas for block in delta.get("content_blocks", ())] == [
+        IMAGE,
+        {"type": "image_url"},
+        {**other, "index": 1},
+    ]
+
+
+def test_link_in_place_of_an_image_is_one():
+    """Mistral sends images so."""
+    (choice,) = whole({"content": [{"type": "image_url", "image_url": IMAGE_URL}]})["choices"]
+    assert choice["message"]["content_blocks"] == [IMAGE]
 
 
 @pytest.mark.parametrize("blocks", [None, "a text", {"type": "image_url"}, [None]], ids=str)
