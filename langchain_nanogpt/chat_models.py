@@ -391,7 +391,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         _check_call(options)
         check_request_options({"stream_options": options.get("stream_options")}, extra_body_hint="")
         given, usage = options.pop("stream_options", None), options.pop("stream_usage", None)
-        asked = {**(given or self.model_kwargs.get("stream_options") or {})}
+        asked = {**(self.model_kwargs.get("stream_options") or {}), **(given or {})}
         if usage is not None:
             asked["include_usage"] = usage
         return {**options, "stream_options": asked, "stream_usage": False}

@@ -467,6 +467,14 @@ async def test_token_counts_of_a_stream_can_be_turned_off(plugin, make, call, fr
     assert "stream_options" not in fresh_sandbox.requests[0].body
 
 
+async def test_langchain_stream_options_of_a_call_leave_token_counts_off(call, fresh_sandbox):
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
+    chat = ChatNanoGPT(**options, model_kwargs={"stream_options": {"include_usage": False}})
+    await call(chat, "invoke", "Hello", stream=True, stream_options={"include_obfuscation": False})
+    sent = {"include_usage": False, "include_obfuscation": False}
+    assert fresh_sandbox.requests[0].body["stream_options"] == sent
+
+
 @pytest.mark.parametrize(("model", "words"), [("", "model is empty"), (None, "model must be a str"), (5, "not int")])
 async def test_model_of_a_call_is_checked_as_that_of_the_object(make, ask, fresh_sandbox, model, words):
     with pytest.raises(NanoGPTError, match=words):
