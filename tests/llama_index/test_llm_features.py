@@ -8,7 +8,7 @@ import traceback
 import pytest
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ToolCallResult
-from llama_index.core.base.llms.types import ImageBlock, TextBlock, ThinkingBlock, ToolCallBlock, VideoBlock
+from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock, ThinkingBlock, ToolCallBlock, VideoBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -86,6 +86,14 @@ async def test_image_in_a_message_of_any_role_is_sent(scripted, ask, role):
     ]
     assert message.get("tool_call_id") == more.get("tool_call_id")
     assert [one["id"] for one in message.get("tool_calls", ())] == [one.tool_call_id for one in call_]
+
+
+async def test_audio_of_an_answer_is_sent_by_its_id_only(scripted, ask):
+    sandbox = scripted()
+    blocks = [AudioBlock(audio=b"hi", format="wav")]
+    answer = ChatMessage(role="assistant", blocks=blocks, additional_kwargs={"reference_audio_id": "audio_1"})
+    await ask(sandbox.llm(), [*HELLO, answer, *HELLO])
+    assert sandbox.requests[0].body["messages"][1] == {"role": "assistant", "audio": {"id": "audio_1"}}
 
 
 async def test_arguments_of_an_earlier_call_that_cannot_be_sent_are_an_error(scripted, ask):
