@@ -8,6 +8,7 @@ import itertools
 import json
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import GenericAlias
 from typing import Any, get_args
 
 import openai
@@ -61,6 +62,8 @@ def _as_function(schema: Any, method: str) -> Any:
         InvalidInputError: LangChain cannot make it. Its own errors are raw, in JSON mode those of each call.
     """
     try:
+        if isinstance(schema, GenericAlias):
+            raise TypeError("it is no class")  # Python 3.10 takes list[str] for one, and LangChain too
         function = convert_to_openai_tool(schema)["function"]
     except Exception as error:  # noqa: BLE001 - pydantic's is a RuntimeError
         if schema is None or (method == "json_mode" and isinstance(error, ValueError)):

@@ -494,7 +494,7 @@ class Comment(TypedDict):
     """A comment, which LangChain cannot write as a schema: it contains itself."""
 
     text: str
-    replies: list["Comment"]
+    replies: "list[Comment]"
 
 
 class Noted(TypedDict):

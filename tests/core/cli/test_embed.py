@@ -171,10 +171,8 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert (replaced.code, replaced.sent.total()) == (0, 701)
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl", "lance"])
+@pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl"])  # Lance's test has a process of its own
 def test_overwrite_replaces_an_output_of_each_format(embed, nanogpt, tmp_path, suffix):
-    if suffix == "lance":
-        pytest.importorskip("lance", reason="pylance has no wheel here")
     source, output = tmp_path / "in.jsonl", tmp_path / f"out.{suffix}"
     for word in ("bees", "cats"):
         source.write_text(json.dumps({"text": word}) + "\n")

@@ -99,8 +99,11 @@ import lance, numpy as np
 from pathlib import Path
 from nanogpt_core.cli.entry import run
 from nanogpt_core.cli.formats.base import open_output
-for _ in range(2):
+passages = Path("in.jsonl").read_text()
+for lines in (passages.splitlines()[0], passages):
+    Path("in.jsonl").write_text(lines)
     assert run(["embed", "in.jsonl", "-o", "docs.lance", "-q", "--overwrite"]) == 0
+assert not Path("docs.lance.unfinished").exists()
 assert run(["verify", "docs.lance"]) == 0
 reader = open_output(Path("docs.lance"))
 assert (np.concatenate(list(reader.blocks())) == np.load("docs.npy")).all()
