@@ -185,8 +185,9 @@ def _large_blocks(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.
         parts.append(block)
         rows += len(block)
         if rows >= _ROWS_PER_ADDITION:
-            yield np.concatenate(parts)
-            parts, rows = [], 0
+            large = np.concatenate(parts)
+            parts, rows = [], 0  # before the caller works with the copy
+            yield large
     if parts:
         yield np.concatenate(parts)
 
