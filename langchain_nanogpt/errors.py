@@ -75,9 +75,23 @@ class ChatRefusalError(ours.RefusalError, _RefusalError):
     """The model, or a content filter, refused structured output or a tool call."""
 
 
-# The classes above, by their first base class.
 _KINDS: dict[type[NanoGPTError], type[NanoGPTError]] = {
-    kind.__bases__[0]: kind for name, kind in tuple(globals().items()) if name.startswith("Chat")
+    kind.__bases__[0]: kind
+    for kind in (
+        ChatAuthenticationError,
+        ChatBadRequestError,
+        ChatRequestTooLargeError,
+        ChatInsufficientBalanceError,
+        ChatPermissionDeniedError,
+        ChatModelNotFoundError,
+        ChatRateLimitError,
+        ChatQuotaExceededError,
+        ChatServerError,
+        ChatConnectionFailedError,
+        ChatRequestTimeoutError,
+        ChatRefusalError,
+        ChatReplyError,
+    )
 }
 
 

@@ -57,7 +57,7 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     return options
 
 
-_Origin = tuple[str, str, "int | None"]
+_Origin = tuple[str, str, int | None]
 
 
 class _Pool:

@@ -139,7 +139,8 @@ def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:
     """Divide ``total`` in proportion to ``sizes``, into whole numbers with the same sum."""
     if total is None:
         return [None] * len(sizes)
-    ends = [total * size // sum(sizes) for size in accumulate(sizes)]
+    size_of_all = sum(sizes)
+    ends = [total * size // size_of_all for size in accumulate(sizes)]
     return [end - start for start, end in pairwise([0, *ends])]
 
 
