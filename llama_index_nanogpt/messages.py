@@ -1,4 +1,4 @@
-"""Messages in LlamaIndex: reasoning and provider fields, which have to be sent back, refusals, and images of tools.
+"""Messages in LlamaIndex: reasoning, provider fields and images, which have to be sent back, and refusals.
 
 LlamaIndex leaves them out. Some thinking models answer a tool result with status 400 without their reasoning.
 """
