@@ -29,7 +29,6 @@ from langchain_nanogpt.options import ChatOptions
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.chat.messages import naming_bad_message
-from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
     check_tool_choice,
@@ -43,7 +42,8 @@ from nanogpt_core.http.sdk import AsyncChatClient, ChatClient
 from nanogpt_core.http.secrets import hide_secrets
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.plugin_model import ConstructorSignature
+from nanogpt_core.plugins.chat_model import ChatModelBase
+from nanogpt_core.plugins.model import ConstructorSignature
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core import Embedder, ModelInfo
-from nanogpt_core.embeddings.model_base import EmbeddingModelBase, option
+from nanogpt_core._runtime.validation import check_bool
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import Secret, hide_secrets
-from nanogpt_core.plugin_model import ConstructorSignature
-from nanogpt_core.validation import check_bool
+from nanogpt_core.plugins.embedding_model import EmbeddingModelBase, option
+from nanogpt_core.plugins.model import ConstructorSignature
 
 if TYPE_CHECKING:
     import numpy as np

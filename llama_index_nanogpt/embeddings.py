@@ -24,14 +24,14 @@ from llama_index_nanogpt.batches import Batches, StoredBatch, positions_of_batch
 from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from llama_index_nanogpt.spans import has_handlers, in_span_of_base_class
 from nanogpt_core import Embedder, ModelInfo
+from nanogpt_core._runtime.validation import check_can_be_pickled, check_methods, check_number
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop
 from nanogpt_core.embeddings.inputs import check_text, check_texts
-from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError
 from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
-from nanogpt_core.plugin_model import ConstructorSignature
-from nanogpt_core.validation import check_can_be_pickled, check_methods, check_number
+from nanogpt_core.plugins.embedding_model import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
+from nanogpt_core.plugins.model import ConstructorSignature
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

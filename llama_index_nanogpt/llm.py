@@ -26,6 +26,7 @@ from llama_index_nanogpt.options import LLMOptions
 from llama_index_nanogpt.spans import in_span_of_base_class
 from llama_index_nanogpt.structured import StructuredOutput
 from llama_index_nanogpt.tool_calls import ToolCalls, invalidate_broken_arguments
+from nanogpt_core._runtime.validation import check_bool, check_can_be_pickled, check_methods, check_number
 from nanogpt_core.chat.client import (
     aiterate_stream,
     iterate_stream,
@@ -34,7 +35,6 @@ from nanogpt_core.chat.client import (
     map_sdk_errors,
 )
 from nanogpt_core.chat.messages import naming_bad_message
-from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
     check_tool_choice,
@@ -47,8 +47,8 @@ from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_secrets
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.plugin_model import ConstructorSignature
-from nanogpt_core.validation import check_bool, check_can_be_pickled, check_methods, check_number
+from nanogpt_core.plugins.chat_model import ChatModelBase
+from nanogpt_core.plugins.model import ConstructorSignature
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

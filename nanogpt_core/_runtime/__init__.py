@@ -1,1 +1,1 @@
-"""Helpers around the Python runtime: clock, threads and forks."""
+"""Helpers around the Python runtime: clock, threads, forks, and checks of option values."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.validation import check_path
 from nanogpt_core.cache.base import decode_entry, entry_dimensions
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
@@ -22,7 +23,6 @@ from nanogpt_core.cache.sqlite_file import (
     wait_while_locked,
 )
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.validation import check_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from zlib import crc32
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.validation import check_positive
+from nanogpt_core._runtime.validation import check_positive
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,6 +18,7 @@ from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger, warn
 from nanogpt_core._runtime.signals import raised_by_signal_handler
+from nanogpt_core._runtime.validation import check_positive
 from nanogpt_core.cache.damage import is_ambiguous, is_damage, may_be_damage, reading_fails, set_aside
 from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
@@ -31,7 +32,6 @@ from nanogpt_core.cache.sqlite_file import (
     resolve_path,
     wait_while_locked,
 )
-from nanogpt_core.validation import check_positive
 
 T = TypeVar("T")
 

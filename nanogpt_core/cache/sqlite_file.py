@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from nanogpt_core._runtime.validation import check_path
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.validation import check_path
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ import openai
 from openai.resources.chat.completions import Completions
 from pydantic import BaseModel
 
+from nanogpt_core._runtime.validation import check_model_name, check_number, closest_name, number_type_error
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.http.endpoint import check_headers, check_timeout
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.validation import check_model_name, check_number, closest_name, number_type_error
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from nanogpt_core import errors
+from nanogpt_core._runtime.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
@@ -18,7 +19,6 @@ from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.secrets import ApiKey
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
-from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
 
 DEFAULT_RETRIES = 2
 """Attempts after the first of a chat call, as in ``ChatOpenAI``: fewer than for embeddings, as each may be billed."""

@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanogpt_core._runtime.validation import (
+    check_bool,
+    check_list,
+    check_number,
+    check_plain_function,
+    check_positive,
+    number_type_error,
+)
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.comparison.advice import Advice, Assessment, assess, give_advice
 from nanogpt_core.comparison.candidates import DEFAULT_DIMENSIONS, Candidate, Variant, find_candidates, make_variants
@@ -34,14 +42,6 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.observability.usage import Usage
-from nanogpt_core.validation import (
-    check_bool,
-    check_list,
-    check_number,
-    check_plain_function,
-    check_positive,
-    number_type_error,
-)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from nanogpt_core._runtime.validation import check_list
 from nanogpt_core.comparison.files import invalid_line, json_objects, read_text, write_text
 from nanogpt_core.errors import InvalidInputError
-from nanogpt_core.validation import check_list
 
 _REMEDY = 'Each line is JSON such as {"question": "...", "sources": ["..."]}'
 _TABLES = {".csv", ".tsv"}

@@ -9,16 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from nanogpt_core._runtime.log import warn
-from nanogpt_core.cache.base import EmbeddingCache
-from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
-from nanogpt_core.http.limits import SharedLimits, check_limits
-from nanogpt_core.http.secrets import ApiKey
-from nanogpt_core.models.catalog import MAX_DIMENSIONS, MAX_ITEMS, ModelInfo, get_model
-from nanogpt_core.models.listing import live_model_info
-from nanogpt_core.observability.records import OnRequest, check_on_request
-from nanogpt_core.validation import (
+from nanogpt_core._runtime.validation import (
     MIN_REQUESTS_PER_SECOND,
     check_bool,
     check_encodes,
@@ -28,6 +19,15 @@ from nanogpt_core.validation import (
     check_plain_function,
     check_positive,
 )
+from nanogpt_core.cache.base import EmbeddingCache
+from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
+from nanogpt_core.http.limits import SharedLimits, check_limits
+from nanogpt_core.http.secrets import ApiKey
+from nanogpt_core.models.catalog import MAX_DIMENSIONS, MAX_ITEMS, ModelInfo, get_model
+from nanogpt_core.models.listing import live_model_info
+from nanogpt_core.observability.records import OnRequest, check_on_request
 
 if TYPE_CHECKING:
     from nanogpt_core.cache.sqlite import SQLiteCache

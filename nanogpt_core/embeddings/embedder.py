@@ -8,6 +8,7 @@ import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.validation import check_attribute, check_number, check_option_names, fixed_option_error
 from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderConfig, EmbedderOptions
 from nanogpt_core.embeddings.inputs import check_text, check_texts, iterate_texts
@@ -19,7 +20,6 @@ from nanogpt_core.http.limits import Budget
 from nanogpt_core.http.secrets import Secret, hide_secrets
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.observability.usage import Usage, UsageMeter
-from nanogpt_core.validation import check_attribute, check_number, check_option_names, fixed_option_error
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from nanogpt_core._runtime.validation import check_number
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.validation import check_number
 
 MAX_POSITIONS_SHOWN = 10
 """Positions that an error message lists."""

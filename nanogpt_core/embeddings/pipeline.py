@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline
 from nanogpt_core._runtime.log import DistinctWarnings
+from nanogpt_core._runtime.validation import check_number
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
@@ -33,7 +34,6 @@ from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import Counting, TokenCounter, byte_lengths
 from nanogpt_core.observability.observer import CallObserver, Observer
 from nanogpt_core.observability.usage import UsageMeter
-from nanogpt_core.validation import check_number
 
 P = ParamSpec("P")
 R = TypeVar("R")

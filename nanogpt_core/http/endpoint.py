@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from nanogpt_core._runtime.validation import check_bool, number_type_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import ApiKey, Secret, SecretHeaders, hide_key, resolve_key
-from nanogpt_core.validation import check_bool, number_type_error
 
 DEFAULT_BASE_URL = "https://nano-gpt.com/api/v1"
 """NanoGPT's API (reference page)."""

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from nanogpt_core._runtime.validation import check_number, number_type_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.validation import check_number, number_type_error
 
 MAX_ITEMS = 2048
 """Maximum number of texts in one request (reference page)."""

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Literal
 from nanogpt_core._runtime.log import warn
 from nanogpt_core._runtime.signals import raised_by_signal_handler
 from nanogpt_core._runtime.threads import run_within
+from nanogpt_core._runtime.validation import check_model_name
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.models.catalog import ModelInfo, get_model
-from nanogpt_core.validation import check_model_name
 
 if TYPE_CHECKING:
     import tiktoken

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nanogpt_core._runtime.validation import check_plain_function
 from nanogpt_core.errors import InvalidTypeError
-from nanogpt_core.validation import check_plain_function
 
 Kind = Literal["embeddings", "chat"]
 

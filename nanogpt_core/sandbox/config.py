@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from nanogpt_core._runtime.validation import check_bool, check_number, check_positive
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo, get_model
 from nanogpt_core.sandbox.script import Fault, Reply, check_faults, check_seconds, check_type
-from nanogpt_core.validation import check_bool, check_number, check_positive
 
 DEFAULT_API_KEY = "sk-nano-sandbox"
 """The key that the sandbox accepts by default; worthless elsewhere."""

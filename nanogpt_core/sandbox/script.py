@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import orjson
 
+from nanogpt_core._runtime.validation import check_number, number_type_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.validation import check_number, number_type_error
 
 _MIN_STATUS, _MAX_STATUS = 200, 599
 _WORDS: dict[Any, str] = {

@@ -15,10 +15,10 @@ try:
 except ImportError as error:
     raise missing_extra("NanoGPTProvider", "daft", error) from error
 
+from nanogpt_core._runtime.validation import check_number
 from nanogpt_core.embeddings.inputs import describe_positions
 from nanogpt_core.errors import ConfigurationError, InvalidInputError
 from nanogpt_core.scale.embed_table import EmbedTable
-from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nanogpt_core._runtime.extras import missing_extra
+from nanogpt_core._runtime.validation import check_attribute, check_number, check_option_names, fixed_option_error
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderOptions
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.inputs import describe_positions
@@ -19,7 +20,6 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.secrets import resolve_key
 from nanogpt_core.models.catalog import ModelInfo
-from nanogpt_core.validation import check_attribute, check_number, check_option_names, fixed_option_error
 
 if TYPE_CHECKING:
     import numpy as np

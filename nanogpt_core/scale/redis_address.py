@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from nanogpt_core._runtime.extras import missing_extra
+from nanogpt_core._runtime.validation import check_bool
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import Secret
-from nanogpt_core.validation import check_bool
 
 URL_VARIABLE = "NANOGPT_REDIS_URL"
 """Environment variable that holds the URL if none is passed."""

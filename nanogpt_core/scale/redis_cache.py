@@ -10,10 +10,10 @@ from typing import Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.validation import check_positive
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.scale.redis_address import RedisAddress
 from nanogpt_core.scale.redis_errors import drop_frames, server_words
-from nanogpt_core.validation import check_positive
 
 _DEFAULT_TTL_SECONDS = 7 * 86_400.0
 _KEYS_PER_COMMAND = 512  # a longer command would keep other clients of the server waiting

@@ -13,6 +13,12 @@ from typing import Any, NamedTuple
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import describe, logger, warn
+from nanogpt_core._runtime.validation import (
+    MIN_REQUESTS_PER_SECOND,
+    check_attribute,
+    check_positive,
+    fixed_option_error,
+)
 from nanogpt_core.errors import (
     ConfigurationError,
     InvalidTypeError,
@@ -28,7 +34,6 @@ from nanogpt_core.scale.redis_errors import OTHER_KEYS_REMEDY
 from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET, Reply
 from nanogpt_core.scale.redis_session import RedisSession
 from nanogpt_core.scale.request_log import RequestLog
-from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_attribute, check_positive, fixed_option_error
 
 _NAME = re.compile(r"[\w.:@/+-]+")
 _USED_SHARE = 0.98  # of the rate, as in the rate limiter

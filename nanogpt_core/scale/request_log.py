@@ -11,9 +11,9 @@ from pathlib import Path
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import DistinctWarnings
+from nanogpt_core._runtime.validation import check_path
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.limits import Cost, Outcome
-from nanogpt_core.validation import check_path
 
 
 class RequestLog(ForkSafe):

@@ -15,8 +15,8 @@ import fresh_process
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.chat.client import map_sdk_errors
-from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS
 from nanogpt_core.http.sdk import httpx as http
+from nanogpt_core.plugins.embedding_model import EMBEDDER_DEFAULTS
 from nanogpt_core.sandbox import Fault, Reply
 
 TESTS = Path(__file__).parents[1]

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model  # a dependency of the SDK
 
-from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request_options, unknown_option_error
-from nanogpt_core.chat.session import ChatSession, SessionOptions
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
-from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import (
+from nanogpt_core._runtime.validation import (
     check_bool,
     check_http_client,
     check_model_name,
     fixed_option_error,
     with_field_names,
 )
+from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request_options, unknown_option_error
+from nanogpt_core.chat.session import ChatSession, SessionOptions
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
+from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
+from nanogpt_core.plugins.model import PluginModel
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field  # a dependency of the frameworks
 
+from nanogpt_core._runtime.validation import check_option_names, fixed_option_error, with_field_names
 from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
 from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_if_secret, hide_secrets
 from nanogpt_core.observability.usage import Usage
-from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_option_names, fixed_option_error, with_field_names
+from nanogpt_core.plugins.model import PluginModel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
