@@ -283,7 +283,7 @@ def _instructions(candidate: Candidate, wanted: bool) -> list[str | None]:
     return [None, instruction] if instruction else [None]
 
 
-@dataclass
+@dataclass(repr=False)  # the corpus is long, and the key may be in it
 class _Task:
     """The texts of a comparison, and the options of every measurement: arguments of :func:`compare_models`."""
 

@@ -28,9 +28,11 @@ from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import job as job_module
 from nanogpt_core.cli.job import run as run_module
+from nanogpt_core.cli.job.destination import publish
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.paths import data_files
 from nanogpt_core.cli.reading import spool as spool_module
 from nanogpt_core.cli.reading.passage import Passage
 from nanogpt_core.cli.reading.spool import Spool
@@ -169,6 +171,21 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert not (tmp_path / "out.parquet.unfinished").exists()
     replaced = embed(corpus, "-o", output, "--overwrite")
     assert (replaced.code, replaced.sent.total()) == (0, 701)
+
+
+def test_array_is_moved_to_its_place_after_its_passages(tmp_path):
+    part, output = tmp_path / "part.npy", tmp_path / "out.npy"
+    for file in (*data_files(part), *data_files(output)):
+        file.write_text(file.name)
+    passages = data_files(output)[1]
+    passages.unlink()
+    passages.mkdir()  # a file cannot take its place
+    with pytest.raises(IsADirectoryError):
+        publish(part, output)
+    assert output.read_text() == "out.npy"
+    passages.rmdir()
+    publish(part, output)
+    assert [file.read_text() for file in data_files(output)] == [file.name for file in data_files(part)]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl"])  # Lance's test has a process of its own
