@@ -36,7 +36,7 @@ def nanogpt_sandbox(nanogpt_sandbox_options: dict[str, Any], monkeypatch: pytest
 
 @pytest.fixture
 def nanogpt_clock() -> Iterator[FakeClock]:
-    """A clock that skips all waiting of this package: between retries, for the rate limit, and for other processes."""
+    """A clock that skips the waits of this package between retries and for the rate limit."""
     from nanogpt_core.testing import fake_clock
 
     with fake_clock() as clock:

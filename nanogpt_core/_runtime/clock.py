@@ -17,29 +17,45 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nanogpt_core.errors import RequestTimeoutError
+from nanogpt_core._runtime.validation import number_type_error
+from nanogpt_core.errors import ConfigurationError, RequestTimeoutError
 
 _lock = threading.Lock()
 _skipped_seconds = 0.0  # never decreases, so that now() does not run backwards after a fake clock
-_fake: FakeClock | None = None
+_fakes: tuple[FakeClock, ...] = ()  # of all blocks that go on; they can be nested, or overlap in threads and tasks
 
 
 class FakeClock:
     """The sleeps that :func:`fake_clock` skipped.
 
     Attributes:
-        seconds: Seconds skipped since the block began, the sum over all threads and tasks.
+        seconds: Seconds skipped in the block, the sum over all threads and tasks.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward by ``seconds``."""
-        global _skipped_seconds  # noqa: PLW0603
-        with _lock:
-            self.seconds += seconds
-            _skipped_seconds += seconds
+        """Move the clock of this project forward by ``seconds``, as a skipped sleep of that length does.
+
+        Raises:
+            InvalidTypeError: ``seconds`` is no number.
+            ConfigurationError: It is negative or not finite. Time never runs backwards.
+        """
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise number_type_error("seconds", seconds)
+        if not 0 <= seconds < math.inf:
+            raise ConfigurationError("seconds must be at least 0 and finite: the clock never runs backwards.")
+        _skip(seconds)
+
+
+def _skip(seconds: float) -> None:
+    """Move the time forward, for all fake clocks."""
+    global _skipped_seconds  # noqa: PLW0603
+    with _lock:
+        _skipped_seconds += seconds
+        for fake in _fakes:
+            fake.seconds += seconds
 
 
 def now() -> float:
@@ -52,8 +68,8 @@ def fake_clock() -> Iterator[FakeClock]:
     """Skip all sleeps of this project, in the whole process, until the end of the block.
 
     A skipped sleep returns at once and moves the clock of this project forward by its length. So retries, rate limits
-    and deadlines behave as with real sleeps, but take no time. Time also passes normally in between, and reading from
-    the network takes as long as always.
+    and deadlines behave as with real sleeps, but take no time. Time also passes normally in between; reading from the
+    network and waiting for a locked cache file take as long as always. Blocks can be nested: a sleep counts in all.
 
     Yields:
         The clock, which adds up the skipped seconds.
@@ -64,13 +80,15 @@ def fake_clock() -> Iterator[FakeClock]:
         >>> clock.seconds
         20.0
     """
-    global _fake  # noqa: PLW0603 - there is one clock in a process
-    outer = _fake
-    _fake = FakeClock()
+    global _fakes  # noqa: PLW0603 - there is one time in a process
+    fake = FakeClock()
+    with _lock:
+        _fakes = (*_fakes, fake)
     try:
-        yield _fake
+        yield fake
     finally:
-        _fake = outer
+        with _lock:
+            _fakes = tuple(one for one in _fakes if one is not fake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +192,8 @@ def sleep(seconds: float, stop: threading.Event | None = None) -> None:
     """Sleep for ``seconds``, or until ``stop`` is set; not at all if 0 or negative."""
     if seconds <= 0 or (stop is not None and stop.is_set()):
         return
-    fake = _fake
-    if fake is not None:
-        fake.advance(seconds)
+    if _fakes:
+        _skip(seconds)
     elif stop is not None:
         stop.wait(seconds)
     else:
@@ -188,11 +205,10 @@ async def async_sleep(seconds: float, stop: asyncio.Event | None = None) -> None
 
     Other tasks run at least once, even if the sleep takes no time.
     """
-    fake = _fake
     if seconds <= 0 or (stop is not None and stop.is_set()):
         await asyncio.sleep(0)
-    elif fake is not None:
-        fake.advance(seconds)
+    elif _fakes:
+        _skip(seconds)
         await asyncio.sleep(0)
     elif stop is None:
         await asyncio.sleep(seconds)

@@ -1,6 +1,7 @@
 """The clock: sleeps, the fake clock that skips them, deadlines."""
 
 import asyncio
+import math
 import threading
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
-from nanogpt_core.errors import RequestTimeoutError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, RequestTimeoutError
 
 HOUR = 3600.0
 
@@ -159,7 +160,7 @@ def test_time_never_runs_backwards_around_fake_clocks():
         times.append(clock.now())
     times.append(clock.now())
     assert times == sorted(times)
-    assert (outer.seconds, inner.seconds) == (HOUR, HOUR)
+    assert (outer.seconds, inner.seconds) == (2 * HOUR, HOUR)
     assert times[-1] - times[0] >= 2 * HOUR
 
 
@@ -186,6 +187,40 @@ def test_fake_clock_can_be_moved_by_hand():
         deadline = Deadline.after(HOUR)
         skipped.advance(HOUR)
         assert deadline.remaining() <= 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind"),
+    [
+        (-1, ConfigurationError),
+        (math.nan, ConfigurationError),
+        (math.inf, ConfigurationError),
+        ("5", InvalidTypeError),
+        (True, InvalidTypeError),
+        (None, InvalidTypeError),
+    ],
+)
+def test_time_that_would_break_the_clock_is_refused(seconds, kind):
+    with fake_clock() as skipped:
+        before = clock.now()
+        with pytest.raises(kind, match="seconds"):
+            skipped.advance(seconds)
+        assert skipped.seconds == 0
+        assert before <= clock.now() < before + HOUR
+
+
+def test_blocks_of_threads_and_tasks_may_overlap(sleep, waits):
+    first, second = fake_clock(), fake_clock()
+    one = first.__enter__()
+    two = second.__enter__()
+    first.__exit__(None, None, None)
+    sleep(HOUR)
+    assert (one.seconds, two.seconds) == (0, HOUR)
+    second.__exit__(None, None, None)
+    assert waits == []
+    sleep(HOUR)
+    assert len(waits) == 1
+    assert (one.seconds, two.seconds) == (0, HOUR)
 
 
 # --- Deadlines
