@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -139,17 +138,19 @@ class track_usage:  # noqa: N801 - used as a function
     """
 
     def __init__(self) -> None:
-        self._tokens: list[Token[tuple[TrackedUsage, ...]]] = []
+        self._usages: list[TrackedUsage] = []
 
     def __enter__(self) -> TrackedUsage:
         usage = TrackedUsage()
-        self._tokens.append(active_trackers.set((*active_trackers.get(), usage)))
+        self._usages.append(usage)
+        active_trackers.set((*active_trackers.get(), usage))
         return usage
 
     def __exit__(self, *_: object) -> None:
-        # A test fixture, for example, may leave the block in another context than it entered; that one has ended.
-        with contextlib.suppress(ValueError):
-            active_trackers.reset(self._tokens.pop())
+        # Not by the token of set(): blocks in two generators of one thread may overlap, and a test fixture, for
+        # example, may leave its block in another context than it entered.
+        ended = self._usages.pop()
+        active_trackers.set(tuple(usage for usage in active_trackers.get() if usage is not ended))
 
     async def __aenter__(self) -> TrackedUsage:
         return self.__enter__()

@@ -164,3 +164,20 @@ def test_block_that_is_left_in_another_context_raises_nothing(make):
     contextvars.copy_context().run(block.__exit__, None, None, None)
     make().embed(["a"])
     assert usage == Usage()
+
+
+def test_blocks_of_generators_may_overlap(make):
+    embedder = make()
+
+    def answers():
+        with track_usage() as usage:
+            yield usage
+
+    first, second = answers(), answers()
+    one, two = next(first), next(second)
+    first.close()
+    embedder.embed(["a"])
+    assert (one.texts_sent, two.texts_sent) == (0, 1)
+    second.close()
+    embedder.embed(["b"])
+    assert (one.texts_sent, two.texts_sent) == (0, 1)
