@@ -15,6 +15,8 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import BudgetExceededError, ConfigurationError, InvalidTypeError, NanoGPTError
 
+_ROUNDING = 1 + 1e-9  # costs that make up a budget can be a little more when they are added one by one
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -166,7 +168,7 @@ class Budget(ForkSafe):
     def check(self, cost: Cost) -> None:
         """Raise a BudgetExceededError if ``cost`` would exceed the limit."""
         with self._lock:
-            if self._committed + (cost.usd or 0.0) > self.limit_usd:
+            if self._committed + (cost.usd or 0.0) > self.limit_usd * _ROUNDING:
                 raise budget_exceeded(cost, self.limit_usd, self._committed)
 
     def reserve(self, cost: Cost) -> None:

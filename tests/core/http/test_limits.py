@@ -142,6 +142,14 @@ def test_limits_that_stay_away_end_the_call_before_anything_is_sent(options, cal
     assert sandbox.requests == []
 
 
+def test_budget_covers_the_requests_that_make_it_up():
+    limits = limits_of(1000, budget=0.3)  # 0.1 + 0.1 + 0.1 is 0.30000000000000004
+    for _ in range(3):
+        limits.reserve(Cost(usd=0.1))
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(Cost(usd=1e-6))
+
+
 def test_request_that_is_not_sent_costs_nothing():
     limits = limits_of(0.01, budget=0.02)
     next(wait_for_start(limits, Cancellation(), CENT), None)  # takes the first start time
