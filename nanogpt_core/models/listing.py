@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -85,16 +86,19 @@ def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
 
 
 def _parse_rows(body: bytes) -> dict[str, Mapping[str, Any]]:
-    from jiter import from_json  # comes with the SDK, which is imported late
-
     try:
-        document = from_json(body)
-    except ValueError as error:
+        # It takes half of a surrogate pair, as JavaScript cuts descriptions, where a stricter parser refuses the list.
+        document = json.loads(body, strict=False)
+    except (ValueError, RecursionError) as error:
         raise ReplyError(f"The list of models is not JSON, but begins {excerpt(body)!r}.") from error
     rows = document.get("data") if isinstance(document, dict) else document
     if not isinstance(rows, list):
         raise ReplyError(f"The list of models is not a list, but begins {excerpt(body)!r}.")
-    return {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
+    return {row["id"]: row for row in rows if isinstance(row, dict) and _is_name(row.get("id"))}
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable()
 
 
 def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
@@ -123,7 +127,7 @@ def _positive(value: object, most: int = sys.maxsize) -> int | None:
 
 
 def _usd(pricing: object, field: str = "per_million_tokens") -> float | None:
-    if not isinstance(pricing, dict) or str(pricing.get("currency", "USD")).upper() != "USD":
+    if not isinstance(pricing, dict) or str(pricing.get("currency") or "USD").upper() != "USD":
         return None
     return parse_usd(pricing.get(field))
 
@@ -163,7 +167,7 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
         hint = _near_names(model, rows) or f"It has {', '.join(sorted(rows)[:5])} and more."
         raise ConfigurationError(f"The service's list of chat models does not have {model!r}.", remedy=hint.strip())
     pricing = rows.get(model, {}).get("pricing")
-    if not isinstance(pricing, dict) or pricing.get("unit", "per_million_tokens") != "per_million_tokens":
+    if not isinstance(pricing, dict) or (pricing.get("unit") or "per_million_tokens") != "per_million_tokens":
         return None
     prompt, answer = _usd(pricing, "prompt"), _usd(pricing, "completion")
     return None if prompt is None or answer is None else (prompt, answer)

@@ -196,11 +196,12 @@ def byte_lengths(texts: Sequence[str]) -> list[int]:
 
 
 def _likely_tokens(text: str) -> int:
-    length = len(text)
     if text.isascii():
-        return math.ceil(length / 3)
+        return math.ceil(len(text) / 3)
     ascii_length = sum(map(str.isascii, text))
-    return math.ceil(ascii_length / 3 + (len(text.encode()) - ascii_length) / 2)
+    # tiktoken counts a single surrogate too, which only the check of a text to embed refuses.
+    length = len(text.encode(errors="surrogatepass"))
+    return math.ceil(ascii_length / 3 + (length - ascii_length) / 2)
 
 
 def _end_at_blank(piece: str, following: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nanogpt_core import MODELS, ModelInfo, list_models
 from nanogpt_core.errors import AuthenticationError, ConfigurationError, ReplyError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.models.listing import live_model_info, parse_model_list
+from nanogpt_core.models.listing import fetch_chat_price, live_model_info, parse_model_list
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -127,6 +127,26 @@ def test_bare_list_is_accepted_and_rows_without_name_ignored():
     assert list(parse_model_list(body)) == ["a/b", "d"]
 
 
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\x00", "\ud83d"])
+def test_row_with_a_name_that_no_request_can_have_is_ignored(name):
+    assert list(read({"id": name}, {"id": "lab/new"})) == ["lab/new"]
+
+
+def test_list_with_half_of_a_character_is_read():
+    row = read({"id": "lab/new", "dimensions": 64, "description": "Fast \ud83d"})["lab/new"]
+    assert row.dimensions == 64
+
+
+def test_list_with_line_breaks_in_its_texts_is_read():
+    assert list(parse_model_list(b'[{"id": "lab/new", "description": "one\ntwo"}]')) == ["lab/new"]
+
+
+@pytest.mark.parametrize("currency", [{}, {"currency": None}, {"currency": ""}, {"currency": "usd"}])
+def test_price_is_in_us_dollars_unless_the_list_says_otherwise(currency):
+    row = read({"id": "lab/new", "pricing": {"per_million_tokens": 3, **currency}})["lab/new"]
+    assert row.usd_per_million_tokens == 3
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -186,3 +206,19 @@ def test_failure_to_fetch_live_model_info_is_not_kept(scripted, faults):
         live_model_info(endpoint, "lab/new")
     assert [live_model_info(endpoint, "lab/new").dimensions for _ in range(2)] == [24, 24]
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "price"),
+    [
+        ({}, (1.0, 2.0)),
+        ({"currency": None, "unit": None}, (1.0, 2.0)),
+        ({"unit": "per_token"}, None),
+        ({"currency": "EUR"}, None),
+    ],
+)
+def test_price_of_a_chat_model_needs_the_unit_and_the_currency(scripted, faults, more, price):
+    rows = {"data": [{"id": "lab/chat", "pricing": {"prompt": 1, "completion": 2, **more}}]}
+    server = scripted(faults.response(rows))
+    endpoint = Endpoint.resolve(api_key="some-key", base_url=server.base_url)
+    assert fetch_chat_price(endpoint, "lab/chat") == price

@@ -45,6 +45,11 @@ def test_special_tokens_are_counted_as_text(text):
 
 
 @exact
+def test_half_of_a_surrogate_pair_is_counted():
+    assert TokenCounter(OPENAI).count("a\ud800b") == TokenCounter(OPENAI).count("a\ufffdb")
+
+
+@exact
 @pytest.mark.parametrize(("tokenizer", "factor"), [("qwen", 1.1), ("bert", 1.5), ("xlm-roberta", 1.5), (None, 1.5)])
 def test_other_models_are_counted_with_the_measured_factor(tokenizer, factor):
     counter = TokenCounter(ModelInfo(id="x", tokenizer=tokenizer, max_tokens=512))
@@ -208,6 +213,7 @@ with warnings.catch_warnings(record=True) as caught:
     assert counter.kind == "bound"
     assert load_encoding() is None
     sizes = [counter.count(text) for text in ("a", "word " * 6000, "你好" * 3000)]
+    assert counter.count("a\\ud800b") == 3, "half of a surrogate pair"
     assert sizes[0] >= 1 and 6000 <= sizes[1] <= 8191 * 2 and sizes[2] >= 6000, sizes
     text = "one two three four, " * 5000 + "你好" * 5000
     for model in MODELS.values():
