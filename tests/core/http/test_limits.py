@@ -195,8 +195,8 @@ def test_calls_whose_deadline_passes_before_they_send_cost_nothing(options, call
     assert embedder.usage.uncertain == 0
 
 
-def test_reset_during_a_reply_may_be_billed(call_embed, serve):
-    server = serve(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+def test_connection_that_closes_within_a_reply_may_be_billed(call_embed, serve, faults):
+    server = serve(lambda _: faults.Closing(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"))
     embedder = server.embedder(PRICED, budget_usd=BUDGET)
     with pytest.raises(ConnectionFailedError) as caught:
         call_embed(embedder, ["text"])
