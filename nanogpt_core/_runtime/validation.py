@@ -109,12 +109,15 @@ def check_encodes(name: str, value: str) -> None:
 
 
 def check_plain_function(name: str, function: Any) -> None:
-    """Check that a function that was passed as an option is no coroutine function, which would never be awaited."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    """Check that a call of a function that was passed as an option runs it: coroutines and generators would not begin."""
+    functions = (function, getattr(function, "__call__", None))  # noqa: B004
+    if any(map(inspect.iscoroutinefunction, functions)):
         raise InvalidTypeError(
             f"{name} must be a plain function, not a coroutine function.",
             remedy="Put its arguments into a queue, and await there.",
         )
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions):
+        raise InvalidTypeError(f"{name} must be a plain function, not a generator function.", remedy="Leave out yield.")
 
 
 def check_path(name: str, path: Any) -> str:

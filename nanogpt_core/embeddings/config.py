@@ -192,7 +192,10 @@ def _check_price(budget_usd: float | None, model: ModelInfo) -> None:
     if budget_usd is not None and model.usd_per_million_tokens is None:
         raise ConfigurationError(
             f"budget_usd cannot be kept for {model.id!r}: its price is unknown.",
-            remedy='Leave it out, or pass model_info="live" for the price in the service\'s list.',
+            remedy=(
+                'Leave it out, or pass model_info="live" for the price in the service\'s list; if the list has none, a '
+                "ModelInfo with usd_per_million_tokens."
+            ),
         )
 
 

@@ -113,7 +113,7 @@ def test_dimensions_of_the_row_are_used(make, rows, service):
 def test_budget_counts_the_price_of_the_row(make, rows):
     with pytest.raises(BudgetExceededError):
         embed(make(rows["lab/new"], budget_usd=0.001), ["one two three"])
-    with pytest.raises(ConfigurationError, match=r'price is unknown.*model_info="live"'):
+    with pytest.raises(ConfigurationError, match=r'price is unknown.*model_info="live".*usd_per_million_tokens'):
         make("lab/new", budget_usd=0.001)
 
 

@@ -152,11 +152,20 @@ def test_invalid_options_are_refused_by_the_constructor(options, kind, words):
     assert KEY not in str(caught.value)
 
 
+async def yields_in_async_code(*_values):
+    yield
+
+
+def yields(*_values):
+    yield
+
+
 @pytest.mark.parametrize("name", ["progress", "on_request"])
+@pytest.mark.parametrize("function", [asyncio.sleep, yields, yields_in_async_code])
 @pytest.mark.parametrize("change", [lambda function: function, functools.partial], ids=["function", "partial"])
-def test_coroutine_function_is_refused_by_the_constructor(name, change):
+def test_function_that_a_call_would_not_run_is_refused_by_the_constructor(name, function, change):
     with pytest.raises(InvalidTypeError, match=f"{name} must be a plain function"):
-        Embedder(api_key=KEY, **{name: change(asyncio.sleep)})
+        Embedder(api_key=KEY, **{name: change(function)})
 
 
 def test_cache_with_async_methods_is_refused_by_the_constructor():
