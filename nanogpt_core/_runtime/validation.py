@@ -109,7 +109,7 @@ def check_encodes(name: str, value: str) -> None:
 
 
 def check_plain_function(name: str, function: Any) -> None:
-    """Check that a call of a function that was passed as an option runs it: coroutines and generators would not begin."""
+    """Check that a function that was passed as an option runs when it is called: a coroutine or generator would not."""
     functions = (function, getattr(function, "__call__", None))  # noqa: B004
     if any(map(inspect.iscoroutinefunction, functions)):
         raise InvalidTypeError(

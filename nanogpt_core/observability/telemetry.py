@@ -82,11 +82,9 @@ class CallTelemetry:
         self._trace, self._span, self._instruments, self._attributes = trace, span, instruments, attributes
         self._started = clock.now()
         self._meter = UsageMeter()
-        self._is_answered = False
 
     def add(self, record: RequestRecord) -> None:
         """Count a record of the call."""
-        self._is_answered |= not record.cached and record.error is None
         self._meter.add(record)
 
     def current(self) -> contextlib.AbstractContextManager[Any]:
@@ -102,6 +100,7 @@ class CallTelemetry:
         """End the span, and record the measurements; ``error`` is the name of the error's class."""
         usage, is_chat = self._meter.snapshot(), self._attributes["gen_ai.operation.name"] == "chat"
         tokens = {"input": usage.prompt_tokens, **({"output": usage.completion_tokens} if is_chat else {})}
+        is_answered = usage.requests > 0 or usage.texts_sent > 0  # a call that shares a request may count none
         failed = {} if error is None else {"error.type": error}
         if self._span is not None:
             counts = {f"gen_ai.usage.{name}_tokens": count for name, count in tokens.items()}
@@ -116,7 +115,7 @@ class CallTelemetry:
             durations, token_counts = self._instruments
             durations.record(clock.now() - self._started, {**self._attributes, **failed})
             for name, count in tokens.items():
-                if count is not None and self._is_answered:
+                if count is not None and is_answered:
                     token_counts.record(count, {**self._attributes, "gen_ai.token.type": name})
 
 
