@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nanogpt_core.errors import InvalidTypeError
@@ -22,6 +22,8 @@ class ChatRequest:
         wants_usage: Whether a stream should end with the token usage.
         tools: Names of the tools.
         model: Name of the model.
+        parameters: Parameters for a span: those that are numbers or bools, and ``"text"`` or ``"json"`` as the
+            ``response_format``.
     """
 
     streams: bool = False
@@ -31,6 +33,7 @@ class ChatRequest:
     wants_usage: bool = False
     tools: frozenset[str] = frozenset()
     model: str = ""
+    parameters: Mapping[str, str | float] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, body: bytes) -> ChatRequest:
@@ -48,6 +51,8 @@ class ChatRequest:
         response_format, tool_choice = document.get("response_format"), document.get("tool_choice")
         wants_json = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         stream_options, choices = document.get("stream_options"), document.get("n")
+        parameters = {name: value for name, value in document.items() if isinstance(value, (int, float))}
+        output = {"response_format": "json" if wants_json else "text"} if isinstance(response_format, Mapping) else {}
         return cls(
             streams=document.get("stream") is True,
             structured=wants_json or isinstance(tool_choice, Mapping) or tool_choice == "required",
@@ -56,6 +61,7 @@ class ChatRequest:
             wants_usage=isinstance(stream_options, Mapping) and bool(stream_options.get("include_usage")),
             tools=frozenset(_tool_names(document.get("tools"))),
             model=str(document.get("model", "")),
+            parameters={**parameters, **output},
         )
 
 

@@ -41,6 +41,7 @@ class StreamReader:
         self._further_parts: list[dict[str, Any]] = []
         self._are_further_choices = False
         self._envelope: dict[str, Any] = {}
+        self._finish_reasons: dict[int, str] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
         self._without_answer = ""  # the last event with no choice and no usage
@@ -71,6 +72,16 @@ class StreamReader:
     @property
     def _has_all_choices(self) -> bool:
         return self._are_all_finished and len(self._choices) >= self._request.choices
+
+    @property
+    def model(self) -> str:
+        """The model that the last chunk names; empty if it names none."""
+        return str(self._envelope.get("model", ""))
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """The finish_reasons so far, in the order of their choices."""
+        return [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
 
     @property
     def usage(self) -> dict[str, Any] | None:
@@ -237,4 +248,5 @@ class StreamReader:
             )
 
     def _emit(self, *choices: dict[str, Any]) -> None:
+        self._finish_reasons.update({one["index"]: one["finish_reason"] for one in choices if one.get("finish_reason")})
         self._ready.append({**self._envelope, "choices": choices})

@@ -126,8 +126,8 @@ class ChatExchange:
         # The SDK's clients can also list models or stored answers, for example.
         self._is_chat = request.method == "POST" and request.url.path.endswith("/completions")
         self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
-        model, streams = self._chat_request.model, self._chat_request.streams
-        self._observer = session.observer.call(model, streams=streams) if self._is_chat else None
+        model, parameters = self._chat_request.model, self._chat_request.parameters
+        self._observer = session.observer.call(model, parameters) if self._is_chat else None
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
         self._headers: Mapping[str, str] = {}  # of the response
@@ -180,11 +180,16 @@ class ChatExchange:
         finally:
             observer.end(error if isinstance(error, BaseException) else None)
 
+    def _add_answer(self, model: str, finish_reasons: list[str]) -> None:
+        if self._observer is not None:
+            self._observer.response_model, self._observer.finish_reasons = model, finish_reasons
+
     def end_stream(self) -> None:
         """Report a stream that has ended, or was left; nothing if it never began."""
         if self._reader is None or not self.has_begun:
             return
         self._usage = self._reader.usage
+        self._add_answer(self._reader.model, self._reader.finish_reasons)
         if self._reader.has_ended or (self._reader.is_complete and self._usage):
             self._end()
         else:
@@ -261,6 +266,8 @@ class ChatExchange:
             return _make_response(response, response.headers.get("content-type"), content=response.content)
         reply = parse_reply(response.content, self._chat_request)
         self._usage = reply.get("usage")
+        reasons = [choice["finish_reason"] for choice in reply["choices"]]
+        self._add_answer(reply["model"], [reason for reason in reasons if reason])
         return _make_response(response, "application/json", content=json.dumps(reply).encode())
 
     def _map_read_error(self, error: Exception) -> NanoGPTError:

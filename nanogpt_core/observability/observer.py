@@ -6,10 +6,10 @@ import contextlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
@@ -25,6 +25,9 @@ from nanogpt_core.observability.usage import UsageMeter, active_trackers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -58,12 +61,12 @@ class Observer:
     meter: UsageMeter | None = None
     _failed: set[str] = field(default_factory=set, init=False)  # names of code of the user that has raised
 
-    def call(self, model: str, *, streams: bool = False) -> CallObserver:
-        """Return the observer of a call that begins now, in this thread or task."""
+    def call(self, model: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> CallObserver:
+        """Return the observer of a call that begins now, in this thread or task; its span shows the ``parameters``."""
         telemetry = None
         if "opentelemetry" in sys.modules:  # a program that records spans or metrics has imported it
             with self.surviving("OpenTelemetry"):
-                telemetry = begin(self.kind, model, self.endpoint.base_url, streams=streams)
+                telemetry = begin(self.kind, model, self.endpoint.base_url, parameters)
         return CallObserver(self, model, telemetry)
 
     @contextlib.contextmanager
@@ -92,15 +95,22 @@ class CallObserver:
     Attributes:
         model: Name of the model.
         dimensions: Dimensions of the vectors, for the span.
+        response_model: The model that the answer of a chat names, for the span; empty if it names none.
+        finish_reasons: The reasons for which a chat's choices ended, for the span.
         sending: Returns a context for the HTTP request: its own span becomes a child of the call's.
     """
 
-    __slots__ = ("_context", "_observer", "_telemetry", "_trackers", "dimensions", "model", "sending")
+    __slots__ = (
+        *("_context", "_observer", "_telemetry", "_trackers"),
+        *("dimensions", "finish_reasons", "model", "response_model", "sending"),
+    )
 
     def __init__(self, observer: Observer, model: str, telemetry: CallTelemetry | None) -> None:
         self._observer = observer
         self.model = model
         self.dimensions: int | None = None
+        self.response_model = ""
+        self.finish_reasons: Sequence[str] = ()
         self._telemetry = telemetry
         self.sending: Callable[[], contextlib.AbstractContextManager[Any]] = (
             contextlib.nullcontext if telemetry is None else telemetry.current
@@ -121,7 +131,9 @@ class CallObserver:
             self.sending = contextlib.nullcontext
             failure = None if error is None or isinstance(error, GeneratorExit) else error_name(error)
             with self._observer.surviving("OpenTelemetry"):
-                telemetry.end(failure, self.dimensions)
+                said = (self.response_model, *self.finish_reasons)
+                model, *reasons = (without_secrets(words, self._observer.endpoint) for words in said)
+                telemetry.end(failure, self.dimensions, model, reasons)
 
     def report_cached(self, texts: int, seconds: float) -> None:
         """Report texts whose vectors came from the cache."""

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,13 +46,25 @@ _SAME_CALL = {
         ("llm.request.type", ("embedding",)),
     ),
 }
+# Parameters of a request, and their attributes.
+_FLOATS = ("frequency_penalty", "presence_penalty", "temperature", "top_p")
+_PARAMETERS = {
+    **{name: f"gen_ai.request.{name}" for name in _FLOATS},
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "gen_ai.request.max_tokens"),
+    "n": "gen_ai.request.choice.count",
+    "response_format": "gen_ai.output.type",
+    "seed": "gen_ai.request.seed",
+    "stream": "gen_ai.request.stream",
+}
+_LEFT_OUT = {"n": 1, "stream": False}  # by the conventions
 _VERSION = package_version()  # read now, and not on an event loop at the first call
 _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in a context
 
 
-def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTelemetry | None:
+def begin(kind: Kind, model: str, base_url: str, parameters: Mapping[str, Any]) -> CallTelemetry | None:
     """Begin the span of a call, and the measurement of its duration.
 
+    ``parameters`` are those of the request, by their names.
     Return None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the
     current span is about the same call.
     """
@@ -70,8 +83,8 @@ def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTeleme
     }
     span = None
     if trace is not None and tracer is not None:
-        more = {"gen_ai.request.stream": True} if streams else {}
-        span = tracer.start_span(f"{kind} {model}", kind=trace.SpanKind.CLIENT, attributes={**attributes, **more})
+        more = {**attributes, **_request_attributes(parameters)}
+        span = tracer.start_span(f"{kind} {model}", kind=trace.SpanKind.CLIENT, attributes=more)
     return CallTelemetry(trace, span, instruments, attributes)
 
 
@@ -96,15 +109,24 @@ class CallTelemetry:
         )
         return manager
 
-    def end(self, error: str | None, dimensions: int | None) -> None:
-        """End the span, and record the measurements; ``error`` is the name of the error's class."""
+    def end(self, error: str | None, dimensions: int | None, model: str, finish_reasons: Sequence[str]) -> None:
+        """End the span, and record the measurements.
+
+        ``error`` is the name of the error's class, ``model`` the one that the answer names; empty if it names none.
+        """
         usage, is_chat = self._meter.snapshot(), self._attributes["gen_ai.operation.name"] == "chat"
         tokens = {"input": usage.prompt_tokens, **({"output": usage.completion_tokens} if is_chat else {})}
         is_answered = usage.requests > 0 or usage.texts_sent > 0  # a call that shares a request may count none
         failed = {} if error is None else {"error.type": error}
         if self._span is not None:
             counts = {f"gen_ai.usage.{name}_tokens": count for name, count in tokens.items()}
-            more = {"gen_ai.embeddings.dimension.count": dimensions, **counts, **_own_attributes(usage, is_chat)}
+            more = {
+                "gen_ai.embeddings.dimension.count": dimensions,
+                "gen_ai.response.model": model or None,
+                "gen_ai.response.finish_reasons": finish_reasons or None,
+                **counts,
+                **_own_attributes(usage, is_chat),
+            }
             known = {name: value for name, value in more.items() if value is not None}
             self._span.set_attributes({**failed, **known})
             if failed:
@@ -117,6 +139,14 @@ class CallTelemetry:
             for name, count in tokens.items():
                 if count is not None and is_answered:
                     token_counts.record(count, {**self._attributes, "gen_ai.token.type": name})
+
+
+def _request_attributes(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        attribute: float(parameters[name]) if name in _FLOATS else parameters[name]
+        for name, attribute in _PARAMETERS.items()
+        if name in parameters and parameters[name] != _LEFT_OUT.get(name)
+    }
 
 
 def _own_attributes(usage: Usage, is_chat: bool) -> dict[str, Any]:

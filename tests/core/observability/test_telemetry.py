@@ -231,10 +231,10 @@ def session_of(sandbox, **more):
     return ChatSession(Endpoint.resolve(api_key=sandbox.api_key, base_url=sandbox.base_url), **more)
 
 
-async def ask(session, kind, form, take=None):
+async def ask(session, kind, form, take=None, **options):
     """Ask; of a stream, read ``take`` parts and then leave it, or read all of it."""
     client = make_chat_client(session) if kind == "sync" else make_async_chat_client(session)
-    options = {"model": "m", "messages": [{"role": "user", "content": TEXT}]}
+    options = {"model": "m", "messages": [{"role": "user", "content": TEXT}], **options}
     if form == "stream":
         options |= {"stream": True, "stream_options": {"include_usage": True}}
     with map_sdk_errors(session):
@@ -280,6 +280,8 @@ async def test_chat_has_one_client_span_by_the_conventions(telemetry, fresh_sand
         "gen_ai.provider.name": "nanogpt",
         "gen_ai.request.model": "m",
         **({"gen_ai.request.stream": True} if form == "stream" else {}),
+        "gen_ai.response.model": "m",
+        "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": 7,
         "gen_ai.usage.output_tokens": 5,
         "server.address": "127.0.0.1",
@@ -292,6 +294,49 @@ async def test_chat_has_one_client_span_by_the_conventions(telemetry, fresh_sand
     assert sums == {"input": 7, "output": 5}
     (duration,) = telemetry.points("gen_ai.client.operation.duration")
     assert duration.count == 1
+
+
+async def test_chat_span_has_the_options_of_the_request(telemetry, fresh_sandbox, kind, form):
+    fresh_sandbox.add_replies(Reply('{"a": 1}'))
+    options = {"temperature": 0, "top_p": 0.5, "frequency_penalty": 1, "presence_penalty": -1, "seed": 7}
+    more = {"max_completion_tokens": 99, "user": TEXT, "stop": [TEXT], "response_format": {"type": "json_object"}}
+    await ask(session_of(fresh_sandbox), kind, form, **options, **more)
+    (span,) = telemetry.spans
+    floats = [value for name, value in span.attributes.items() if isinstance(value, float)]
+    assert sorted(floats) == [-1, 0, 0.5, 1]
+    expected = {f"gen_ai.request.{name}": value for name, value in options.items()}
+    expected |= {"gen_ai.request.max_tokens": 99, "gen_ai.output.type": "json"}
+    assert dict(span.attributes).items() >= expected.items()
+    assert TEXT not in span.to_json()
+
+
+def answer_of(*finish_reasons, model="the/one"):
+    message = {"role": "assistant", "content": "1"}
+    choices = [
+        {"index": index, "message": message, "finish_reason": reason} for index, reason in enumerate(finish_reasons)
+    ]
+    return {"model": model, "choices": choices}
+
+
+async def test_chat_span_has_the_model_and_the_end_of_each_choice(telemetry, serve, faults, kind):
+    server = serve(lambda _: faults.response(answer_of("stop", "length")))
+    session = ChatSession(Endpoint.resolve(api_key="some-key", base_url=server.base_url))
+    await ask(session, kind, "whole", n=2, response_format={"type": "text"})
+    (span,) = telemetry.spans
+    assert span.attributes["gen_ai.request.choice.count"] == 2
+    assert span.attributes["gen_ai.output.type"] == "text"
+    assert span.attributes["gen_ai.response.model"] == "the/one"
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop", "length")
+
+
+async def test_chat_span_leaves_out_a_single_choice_and_unknown_facts(telemetry, serve, faults, kind):
+    server = serve(lambda _: faults.response(answer_of(None, model=None)))
+    session = ChatSession(Endpoint.resolve(api_key="some-key", base_url=server.base_url))
+    await ask(session, kind, "whole", n=1)
+    (span,) = telemetry.spans
+    names = {"gen_ai.request.choice.count", "gen_ai.output.type"}
+    names |= {"gen_ai.response.model", "gen_ai.response.finish_reasons"}
+    assert not names & span.attributes.keys()
 
 
 async def test_failed_chat_has_the_type_of_its_error(telemetry, fresh_sandbox, kind, form):
@@ -347,6 +392,16 @@ async def test_spans_and_metrics_hold_no_key_header_or_text(telemetry, serve, fa
     assert "chat m" in shown
     for secret in (KEY, HEADER, TEXT):
         assert secret not in shown
+
+
+async def test_span_hides_secrets_that_an_answer_repeats(telemetry, serve, faults, kind):
+    server = serve(lambda _: faults.response(answer_of(f"stop {KEY} {HEADER}", model=f"{KEY} {HEADER}")))
+    endpoint = Endpoint.resolve(api_key=KEY, base_url=server.base_url, headers={"X-Secret": HEADER})
+    await ask(ChatSession(endpoint), kind, "whole")
+    (span,) = telemetry.spans
+    assert span.attributes["gen_ai.response.finish_reasons"][0].startswith("stop ")
+    assert KEY not in span.to_json()
+    assert HEADER not in span.to_json()
 
 
 @pytest.mark.parametrize(
