@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -115,8 +116,10 @@ class CallTelemetry:
         ``error`` is the name of the error's class, ``model`` the one that the answer names; empty if it names none.
         """
         usage, is_chat = self._meter.snapshot(), self._attributes["gen_ai.operation.name"] == "chat"
-        tokens = {"input": usage.prompt_tokens, **({"output": usage.completion_tokens} if is_chat else {})}
         is_answered = usage.requests > 0 or usage.texts_sent > 0  # a call that shares a request may count none
+        if usage.uncertain and not is_answered:
+            usage = replace(usage, prompt_tokens=None, completion_tokens=None, cost_usd=None)
+        tokens = {"input": usage.prompt_tokens, **({"output": usage.completion_tokens} if is_chat else {})}
         failed = {} if error is None else {"error.type": error}
         if self._span is not None:
             counts = {f"gen_ai.usage.{name}_tokens": count for name, count in tokens.items()}

@@ -102,6 +102,19 @@ def test_failed_call_has_the_type_of_its_error(telemetry, scripted, faults, embe
     assert telemetry.points("gen_ai.client.token.usage") == []
 
 
+def test_failed_call_that_may_be_billed_claims_no_tokens_and_no_cost(telemetry, sandbox_with, embed):
+    embedder = embedder_of(sandbox_with(faults=[Fault(503)] * 2), max_retries=1)
+    with fake_clock(), pytest.raises(NanoGPTError):
+        embed(embedder, ["a"])
+    embedder = embedder_of(sandbox_with(faults=[Fault(401)]))
+    with pytest.raises(NanoGPTError):
+        embed(embedder, ["a"])
+    uncertain, refused = telemetry.spans
+    assert uncertain.attributes["nanogpt.usage.uncertain"] == 2
+    assert not {"gen_ai.usage.input_tokens", "nanogpt.usage.cost_usd"} & uncertain.attributes.keys()
+    assert (refused.attributes["gen_ai.usage.input_tokens"], refused.attributes["nanogpt.usage.cost_usd"]) == (0, 0)
+
+
 def test_cached_call_has_a_span_without_tokens(telemetry, make, embed):
     embedder = make(cache=MemoryCache())
     for _ in range(2):
@@ -361,8 +374,9 @@ async def test_chat_stream_that_is_left_ends_its_span_without_an_error(telemetry
     await ask(session_of(fresh_sandbox), kind, "stream", take=1)
     (span,) = telemetry.spans
     assert span.status.status_code is trace.StatusCode.UNSET
-    assert "gen_ai.usage.input_tokens" in span.attributes
     assert span.attributes["nanogpt.usage.uncertain"] == 1
+    unknown = {"gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens", "nanogpt.usage.cost_usd"}
+    assert not unknown & span.attributes.keys()
     assert telemetry.points("gen_ai.client.token.usage") == []
 
 
