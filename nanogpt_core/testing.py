@@ -1,4 +1,4 @@
-"""Helpers for the tests of programs that use this package: a local NanoGPT API, and a clock that skips all waiting.
+"""Helpers for the tests of programs that use this package: a local NanoGPT API, and a clock that skips waits.
 
 With pytest, the fixtures ``nanogpt_sandbox`` and ``nanogpt_clock`` are there without an import; see
 :mod:`nanogpt_core.pytest_plugin` and the guide "How to test your app".
