@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import pickle
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ MIN_REQUESTS_PER_SECOND = 1e-4
 
 _LEAST_SIMILARITY = 0.75  # of names, by difflib: "dimension" is 0.6 like "api_version"
 _MAX_SHOWN = 10**12  # larger numbers are not repeated in messages
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
 
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -118,6 +121,11 @@ def check_plain_function(name: str, function: Any) -> None:
         )
     if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions):
         raise InvalidTypeError(f"{name} must be a plain function, not a generator function.", remedy="Leave out yield.")
+
+
+def is_header(name: str, value: str) -> bool:
+    """Return True if an HTTP header may have this name and this value, in ASCII."""
+    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
 
 
 def check_path(name: str, path: Any) -> str:

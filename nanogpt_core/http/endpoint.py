@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from nanogpt_core._runtime.validation import check_bool, number_type_error
+from nanogpt_core._runtime.validation import check_bool, is_header, number_type_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import ApiKey, Secret, SecretHeaders, hide_key, resolve_key
 
@@ -34,8 +34,6 @@ DEFAULT_TIMEOUT = 60.0
 _LONGEST_TIMEOUT = 86_400
 _HOST = re.compile(r"(?!-)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{0,62}[A-Za-z0-9_]\.?")
 _URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
 _SALT = secrets.token_bytes(16)
 _HEADERS_OF_THE_BODY = ("content-encoding", "content-length", "content-type", "transfer-encoding")
@@ -182,6 +180,6 @@ def check_headers(headers: Mapping[str, str] | None, option: str = "default_head
                 f"{option}: {name!r} describes the body of a request, which this package writes.",
                 remedy="Leave it out.",
             )
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(headers[name]):
+        if not is_header(name, headers[name]):
             raise ConfigurationError(f"{option}: the entry {name!r} is not a legal HTTP header (value not shown).")
     return SecretHeaders(headers)

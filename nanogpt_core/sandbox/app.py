@@ -24,13 +24,14 @@ from nanogpt_core.sandbox.embeddings import answer_embeddings, model_list
 from nanogpt_core.sandbox.http_errors import HTTPError
 from nanogpt_core.sandbox.rate_limit import DailyLimit, RateWindow
 from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog, describe
-from nanogpt_core.sandbox.script import Fault, Script
+from nanogpt_core.sandbox.script import Fault, Script, as_json
 from nanogpt_core.sandbox.service_errors import SERVICE_ERRORS
 from nanogpt_core.sandbox.usage import usage_report
 
 _BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
 _SMALL_BODY_BYTES = 8192  # below, a thread costs more time than it saves
 _ROUTE_PROBLEMS = {404: ("not_found", "does not exist"), 405: ("method_not_allowed", "does not take this method")}
+_WITHOUT_BODY = (204, 304)  # statuses that HTTP allows no body
 _Answer = Callable[[Request, bytes], Awaitable[Response]]
 
 
@@ -221,21 +222,23 @@ def _json_response(content: bytes, status: int = 200) -> Response:
 
 
 def _error_response(error: HTTPError) -> Response:
-    response = _json_response(orjson.dumps(error.body), error.status)
+    response = _json_response(as_json("body", error.body), error.status)
     response.headers.update(error.headers)
     return response
 
 
 def _fault_response(fault: Fault) -> Response:
     status = fault.status or 500  # a fault that answers has one
-    if isinstance(fault.body, bytes):
+    if status in _WITHOUT_BODY:
+        response = Response(status_code=status)
+    elif isinstance(fault.body, bytes):
         response = _json_response(fault.body, status)
     elif isinstance(fault.body, str):
         response = Response(fault.body, status_code=status, media_type="text/plain")
     elif fault.body is None:
         response = _error_response(HTTPError(status, "A fault that this sandbox was told to have.", type="fault"))
     else:
-        response = _json_response(orjson.dumps(fault.body, default=dict), status)
+        response = _json_response(as_json("body", fault.body), status)
     response.headers.update(fault.headers)
     return response
 

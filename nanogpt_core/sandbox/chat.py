@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from nanogpt_core.sandbox.fake_chat import answer
 from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value
 from nanogpt_core.sandbox.prompts import Message
-from nanogpt_core.sandbox.script import Fault, Reply, Script
+from nanogpt_core.sandbox.script import Fault, Reply, Script, as_json
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 from nanogpt_core.sandbox.usage import reported_cost
 
@@ -66,7 +64,7 @@ class ChatAnswer:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.reason}
         body = {**self._head("chat.completion"), "choices": [choice], "usage": self.usage, **self._pricing()}
-        return orjson.dumps(body)
+        return as_json("reply", body)
 
     def events(self) -> Iterator[bytes]:
         """Yield the server-sent events of the streamed reply."""
@@ -130,7 +128,7 @@ def answer_chat(
         raise invalid_value("'n' must be 1: the sandbox has one answer.", "n")
     messages = _messages(body.get("messages"))
     stops, limit = _stops(body.get("stop")), _limit(body)
-    streamed, with_usage = _flag(body, "stream"), _flag(body.get("stream_options") or {}, "include_usage")
+    streamed, with_usage = _flag(body, "stream"), _flag(_object(body, "stream_options"), "include_usage")
     reply = script.take(body) if script else None
     if isinstance(reply, Fault):
         return reply
@@ -183,8 +181,15 @@ def _listed(name: str, context_length: int, detailed: bool) -> dict[str, Any]:
     }
 
 
-def _flag(body: Any, name: str) -> bool:
-    value = body.get(name) if isinstance(body, dict) else None
+def _object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise invalid_value(f"{name!r} must be an object.", name)
+    return value or {}
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
     if value is not None and not isinstance(value, bool):
         raise invalid_value(f"{name!r} must be true or false.", name)
     return bool(value)
@@ -200,11 +205,12 @@ def _message(index: int, entry: Any) -> Message:
     if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
         raise invalid_value(f"messages[{index}] must be an object with a 'role'.", "messages")
     content = entry.get("content")
-    if isinstance(content, list):
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") for part in content):
         # Other parts, such as images, have no text to quote.
-        content = "\n".join(part["text"] for part in content if isinstance(part, dict) and _is_text(part))
+        content = "\n".join(part["text"] for part in content if _is_text(part))
     if content is not None and not isinstance(content, str):
-        raise invalid_value(f"messages[{index}].content must be a string or an array of parts.", "messages")
+        message = f"messages[{index}].content must be a string or an array of parts, each an object with a 'type'."
+        raise invalid_value(message, "messages")
     return Message(entry["role"], content or "")
 
 
@@ -237,7 +243,7 @@ def _truncated(text: str, stops: list[str], limit: int | None) -> tuple[str, str
 
 
 def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk, default=dict) + b"\n\n"
+    return b"data: " + as_json("event", chunk) + b"\n\n"
 
 
 def _choice(delta: Mapping[str, Any], reason: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from nanogpt_core._runtime.validation import check_bool, check_number, check_positive
+from nanogpt_core._runtime.validation import check_bool, check_number, check_positive, is_header
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo, get_model
 from nanogpt_core.sandbox.script import Fault, Reply, check_faults, check_seconds, check_type
@@ -135,10 +135,10 @@ class SandboxConfig:
         return _VENDOR_ITEMS[max(prefixes, key=len)] if prefixes else MAX_ITEMS
 
 
-def _check_text(name: str, value: Any) -> None:
+def _check_key(name: str, value: Any) -> None:
     check_type(name, value, str)
-    if not value and name != "host":  # an empty host is every address of the machine
-        raise ConfigurationError(f"{name} is empty.")
+    if not value or not is_header("Authorization", value):
+        raise ConfigurationError(f"{name} is empty, or has characters that no header can hold.")
 
 
 def _check_numbers(name: str, value: Any) -> None:
@@ -171,9 +171,9 @@ def _check_script(name: str, value: Any) -> None:
 
 
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "host": _check_text,
+    "host": partial(check_type, kind=str),  # an empty one is every address of the machine
     "port": partial(check_number, least=0, most=_MAX_PORT),
-    "api_key": _check_text,
+    "api_key": _check_key,
     "latency": check_seconds,
     "requests_per_second": check_positive,
     "requests_per_day": _unless_none(partial(check_number, least=1)),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from nanogpt_core._runtime.validation import check_number, number_type_error
+from nanogpt_core._runtime.validation import check_number, is_header, number_type_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 _MIN_STATUS, _MAX_STATUS = 200, 599
@@ -27,6 +27,14 @@ def check_type(name: str, value: Any, kind: Any) -> None:
     """Check that ``value`` is an object of ``kind``."""
     if not isinstance(value, kind):
         raise InvalidTypeError(f"{name} must be {_WORDS.get(kind, kind.__name__)}, not {type(value).__name__}.")
+
+
+def as_json(name: str, value: Any) -> bytes:
+    """Return ``value`` as JSON, with any mapping as an object."""
+    try:
+        return orjson.dumps(value, default=dict)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name} cannot be sent as JSON: {error}.") from error
 
 
 def check_seconds(name: str, value: Any) -> None:
@@ -53,7 +61,8 @@ class Fault:
     Attributes:
         status: HTTP status, 200 to 599; None gives the normal answer, after ``delay``.
         headers: Response headers, for example ``{"Retry-After": "1"}``.
-        body: Bytes and text are sent unchanged, other values as JSON; None gives an error object.
+        body: Bytes and text are sent unchanged, other values as JSON; None gives an error object. With status 204 or
+            304, nothing is sent, as HTTP says.
         delay: Seconds to wait before answering.
     """
 
@@ -70,6 +79,10 @@ class Fault:
         for name, value in self.headers.items():
             check_type("A name in headers", name, str)
             check_type(f"headers[{name!r}]", value, str)
+            if not is_header(name, value):
+                raise ConfigurationError(f"headers: the entry {name!r} is not a legal HTTP header.")
+        if not isinstance(self.body, bytes):
+            as_json("body", self.body)
 
 
 @dataclass(frozen=True)
@@ -90,13 +103,13 @@ class ToolCall:
         check_type("name", self.name, str)
         if not isinstance(self.arguments, str):
             check_type("arguments", self.arguments, Mapping)
+        as_json("name", self.name)
+        as_json("arguments", self.arguments)
 
     @property
     def arguments_text(self) -> str:
         """The arguments as they are sent."""
-        if isinstance(self.arguments, str):
-            return self.arguments
-        return orjson.dumps(self.arguments, default=dict).decode()
+        return self.arguments if isinstance(self.arguments, str) else as_json("arguments", self.arguments).decode()
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,8 @@ class Reply:
             value = getattr(self, name)
             if value is not None or name in ("text", "reasoning", "tool_calls"):
                 check_type(name, value, kind)
+        for name in ("text", "json", "reasoning", "finish_reason", "usage", "error"):
+            as_json(name, getattr(self, name))
         if not all(isinstance(call, ToolCall) for call in self.tool_calls):
             raise ConfigurationError("tool_calls must hold ToolCall objects.")
         if self.reasoning_field not in ("reasoning", "reasoning_content"):
@@ -147,7 +162,7 @@ class Reply:
     @property
     def content(self) -> str:
         """The text that is sent."""
-        return self.text if self.json is None else orjson.dumps(self.json, default=dict).decode()
+        return self.text if self.json is None else as_json("json", self.json).decode()
 
     @property
     def reason(self) -> str:
@@ -171,7 +186,7 @@ class Script:
     """Replies and faults for chat requests, in order, each given once. Safe to use from any thread."""
 
     def __init__(self, entries: Iterable[Reply | Fault] = ()) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a function `when` may add replies
         self._entries: list[Reply | Fault] = []
         self.add(entries)
 

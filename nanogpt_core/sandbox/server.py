@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core._runtime.validation import check_option_names
+from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox.app import SandboxApp
 from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.request_log import RecordedRequest
@@ -46,10 +47,7 @@ class Sandbox:
     """
 
     def __init__(self, **options: Any) -> None:
-        for name in options:
-            if name not in SandboxConfig.__slots__:
-                known = ", ".join(SandboxConfig.__slots__)
-                raise InvalidTypeError(f"Unknown option {name!r}.", remedy=f"The options are: {known}.")
+        check_option_names(options, SandboxConfig.__slots__, {})
         self.config = SandboxConfig(**options)
         self._app = SandboxApp(self.config)
         self._thread: threading.Thread | None = None
@@ -162,11 +160,11 @@ class Sandbox:
         except OSError as error:
             where = f"{host}:{self.config.port}"
             reason = (error.strerror or str(error)).partition(" (while")[0]
-            remedy = "Choose another port; 0 takes a free one."
+            remedy = "Choose another host or another port; port 0 takes a free one."
             raise ConfigurationError(f"Cannot listen on {where}: {reason}.", remedy=remedy) from error
         # asyncio sets it only for its own sockets; without it each small reply waits 40 ms for the client's late ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to call it, not a bind
+        shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to call it, not a bind
         self._root = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
         return listener
 

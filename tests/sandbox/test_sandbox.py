@@ -518,7 +518,10 @@ def test_chat_stops_at_stop_sequences(sandbox, stop):
         ({"max_completion_tokens": "7"}, "max_completion_tokens"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": 3}, "stop"),
+        ({"messages": [{"role": "user", "content": ["no part"]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"text": "no type"}]}]}, "messages"),
         ({"stream": "yes"}, "stream"),
+        ({"stream_options": "include_usage"}, "stream_options"),
     ],
 )
 def test_bad_chat_requests_are_refused(sandbox, more, param):
@@ -653,6 +656,14 @@ def test_faults_are_used_in_order_once():
         assert (reply.status, set(reply.json["error"])) == (503, {"message", "type", "param", "code"})
         assert embeddings(sandbox).status == 200
         assert [r.status for r in sandbox.requests if r.method == "POST"] == [429, 200, 502, 200, 503, 200]
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_fault_whose_status_has_no_body_is_sent_without_one(status, caplog):
+    with Sandbox(faults=[Fault(status, body="text")]) as sandbox:
+        reply = embeddings(sandbox)
+    assert (reply.status, reply.raw) == (status, b"")
+    assert caplog.records == []
 
 
 def test_added_faults_go_first():
@@ -809,6 +820,12 @@ def test_loopback_hosts_are_accepted(host):
     assert SandboxConfig(host=host).host == host
 
 
+def test_empty_host_has_an_address_for_clients():
+    with Sandbox(host="", allow_remote=True) as sandbox:
+        assert sandbox.base_url.startswith("http://127.0.0.1:")
+        assert embeddings(sandbox).status == 200
+
+
 def test_localhost_serves():
     with Sandbox(host="localhost") as sandbox:
         assert sandbox.base_url.startswith("http://localhost:")
@@ -824,6 +841,9 @@ def test_localhost_serves():
         {"requests_per_second": 0},
         {"width_source": "both"},
         {"api_key": ""},
+        {"api_key": " sk-nano"},
+        {"api_key": "sk-nano\n"},
+        {"api_key": "schlüssel"},
         {"port": 65_536},
         {"port": -1},
         {"requests_per_day": 0},
@@ -882,6 +902,19 @@ def test_options_of_wrong_types_are_refused(option):
         (lambda: Reply(tool_calls=ToolCall("look")), "tool_calls must be a list"),
         (lambda: Reply(usage=5), "usage must be a mapping"),
         (lambda: Reply(when="tea"), "when must be a function"),
+        (lambda: Fault(headers={"X-Name": "two\nlines"}), "'X-Name' is not a legal HTTP header"),
+        (lambda: Fault(headers={"two words": "x"}), "'two words' is not a legal HTTP header"),
+        (lambda: Fault(body=object()), "body cannot be sent as JSON"),
+        (lambda: Fault(body="\ud800"), "body cannot be sent as JSON"),
+        (lambda: ToolCall("look", {"at": object()}), "arguments cannot be sent as JSON"),
+        (lambda: ToolCall("look", '{"at": "\ud800"}'), "arguments cannot be sent as JSON"),
+        (lambda: ToolCall("\ud800"), "name cannot be sent as JSON"),
+        (lambda: Reply("\ud800"), "text cannot be sent as JSON"),
+        (lambda: Reply(reasoning="\ud800"), "reasoning cannot be sent as JSON"),
+        (lambda: Reply(finish_reason="\ud800"), "finish_reason cannot be sent as JSON"),
+        (lambda: Reply(json={1: "a key that is no text"}), "json cannot be sent as JSON"),
+        (lambda: Reply(usage={"prompt_tokens": object()}), "usage cannot be sent as JSON"),
+        (lambda: Reply(error={"message": object()}), "error cannot be sent as JSON"),
         (lambda: Sandbox().add_faults([Fault(500)]), "faults must hold Fault objects and None, not list"),
     ],
 )
@@ -898,7 +931,9 @@ def test_option_that_the_server_has_read_cannot_be_changed(sandbox):
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(InvalidTypeError, match=r"^Unknown option 'latencies'\. The options are: host, port, "):
+    with pytest.raises(InvalidTypeError, match=r"^Unknown option 'colour'\. The options are: host, port, "):
+        Sandbox(colour=1)
+    with pytest.raises(InvalidTypeError, match=r"^Unknown option 'latencies'\. Did you mean 'latency'\?$"):
         Sandbox(latencies=1)
     with pytest.raises(AttributeError, match="latencies"):
         Sandbox().config.latencies = 1

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import pytest
 
@@ -102,6 +103,26 @@ def test_streamed_reply_equals_whole_reply(start, field):
     assert [call.id for call in message.message.tool_calls] == ["call_0", "call_mine"]
     assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
     assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"]) == ([], 2)
+
+
+def test_function_when_may_add_replies(start):
+    sandbox, chat = start()
+    sandbox.add_replies(Reply("first", when=lambda _: sandbox.add_replies(Reply("second")) or True))
+    assert [text_of(say(chat, timeout=30)) for _ in range(2)] == ["first", "second"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_any_mapping_is_sent_as_an_object(start, stream):
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    error = MappingProxyType({"message": "mine", "details": MappingProxyType({"at": 1})})
+    _, chat = start(Reply("x", usage=MappingProxyType(usage)), Reply(error=error))
+    if stream:
+        assert chunks_of(chat, stream_options={"include_usage": True})[-1]["usage"]["total_tokens"] == 3
+    else:
+        assert say(chat).usage.total_tokens == 3
+    with pytest.raises(APIError, match="mine") as caught:
+        list(say(chat, stream=stream))
+    assert caught.value.body == {"message": "mine", "details": {"at": 1}}
 
 
 def test_scripted_usage_is_reported(start):
