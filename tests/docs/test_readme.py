@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -119,7 +120,9 @@ def test_chat_fault_figures_equal_the_measured_figures():
         assert {totals(outcome, column, "LangChain") for outcome in ("raw error", "silently wrong", "hang")} == {"0"}
 
 
-PLACES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")})
+PLACES = sorted(
+    {*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb"), *ROOT.glob("examples/**/*.md")}
+)
 
 
 # Pages name files by their paths from one of these.
@@ -129,6 +132,9 @@ FOLDERS = (ROOT, ROOT / "nanogpt_core", ROOT / "tests")
 @pytest.mark.parametrize("page", PLACES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_named_files_exist(page):
     text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)]
     named = re.findall(r"`(tests/[\w/]+|[\w.]+/[\w./]+\.py)`", text)
     missing = [link for link in links if link and not (page.parent / link).exists()]
@@ -153,3 +159,33 @@ def test_speed_figures_of_the_page_equal_the_measured_figures():
     assert f"{float(target):.0%}".replace("%", " %") + " of a granted rate" in page
     memory = re.search(r"at most (\d+) after a batch", results)[1]
     assert f"{memory} MiB of memory" in page
+    targets = dict(re.findall(r"^\| (.+?) \| ([\d.]+) \| ", results, re.MULTILINE))
+    defaults = targets["matrix, no latency: `Embedder.embed`, defaults, against raw socket"]
+    best = targets["the same at its best settings"]
+    assert f"reaches {best} of a program on raw sockets, and {defaults} at its defaults" in page
+    assert f"The figures are of {re.search(r'^- (20[-0-9]+), ', results, re.MULTILINE)[1]}; `make bench`" in page
+
+
+def test_figures_of_vector_stores_equal_the_measured_figures():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    table = page.split("## Into a vector store\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\w+, \w+)(?: \(in memory(, `batch_size=2048`)?\))? \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) == 6
+    for name, batch_size, figures in rows:
+        lines = re.findall(rf"^\| {name}: (.+?) \|.* ([\d.]+) \|$", results, re.MULTILINE)
+        measured = [seconds for client, seconds in lines if client.endswith(")") == bool(batch_size)]
+        assert figures.split(" | ") == measured, name
+
+
+def test_figures_of_the_aiohttp_client_equal_the_measured_figures():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    page = " ".join((ROOT / "docs" / "guides" / "network.md").read_text(encoding="utf-8").split())
+    table = results.split("## Queries under way in tasks, no latency\n")[1].split("\n## ")[0]
+    # With 32 under way.
+    per_second = dict(re.findall(r"^\| (.+?) \| [^|]+ \| [^|]+ \| ([\d,]+); ", table, re.MULTILINE))
+    ours, sdk = per_second["Embedder.aembed_query"], per_second["OpenAI SDK embeddings.create, async"]
+    ours_with = per_second["Embedder.aembed_query (the SDK's aiohttp client)"]
+    sdk_with = per_second["OpenAI SDK embeddings.create, async (its aiohttp client)"]
+    assert f"{ours} queries per second without the aiohttp client, and {ours_with} with it" in page
+    assert f"the SDK itself {sdk} and {sdk_with} (" in page
