@@ -135,6 +135,20 @@ def test_citation_is_distinguished_from_an_index(name):
     assert said == [f"[{number}] made up" for number in (1, 2, 3, 4, 6, 7, 8)]
 
 
+@pytest.mark.parametrize(("key", "talks_to"), [("", "the sandbox at http://127.0.0.1:"), ("sk-mine", "the key in ")])
+@pytest.mark.parametrize("name", NEEDS)
+def test_sandbox_takes_the_place_of_a_missing_or_empty_key(name, key, talks_to, monkeypatch, capsys):
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    monkeypatch.setenv("NANOGPT_API_KEY", key)
+    names = {}
+    cells = {cell.id: cell.source for cell in read(name).cells}
+    exec(cells["start"], names)
+    exec(cells["stop"], names)
+    assert talks_to in capsys.readouterr().out
+    assert set(names["service"]) == (set() if key else {"api_key", "base_url"})
+
+
 @pytest.mark.parametrize("name", NEEDS)
 def test_number_of_concurrent_requests_is_the_default(name):
     from nanogpt_core import Embedder
