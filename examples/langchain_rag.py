@@ -38,7 +38,10 @@ def load(folder: Path) -> list[Document]:
     files = sorted(file for file in folder.rglob("*") if file.suffix in {".md", ".txt"})
     if not files:
         sys.exit(f"No .md or .txt file in {folder}.")
-    return [Document(file.read_text("utf-8"), metadata={"source": str(file.relative_to(folder))}) for file in files]
+    return [
+        Document(file.read_text("utf-8", "replace"), metadata={"source": str(file.relative_to(folder))})
+        for file in files
+    ]
 
 
 def ingest(folder: Path, store: QdrantVectorStore) -> None:

@@ -34,10 +34,11 @@ PROMPT = PromptTemplate(
 
 def ingest(folder: Path, store: QdrantVectorStore, embed_model: NanoGPTEmbedding) -> None:
     """Bring the index up to date: embed new and changed documents, delete those that are gone."""
+    files = sorted(file for file in folder.resolve().rglob("*") if file.suffix in {".md", ".txt"})
+    if not files:
+        sys.exit(f"No .md or .txt file in {folder}.")
     reader = SimpleDirectoryReader(
-        str(folder),
-        recursive=True,
-        required_exts=[".md", ".txt"],
+        input_files=files,
         filename_as_id=True,  # the id by which a document is known in the next run
         file_metadata=lambda path: {"source": str(Path(path).relative_to(folder.resolve()))},
     )

@@ -30,7 +30,7 @@ def chunks(folder: Path) -> Iterator[tuple[str, str, str]]:
     """Yield digest, source and text of each chunk of a folder: up to 1,200 characters, cut at white space."""
     for file in sorted(file for file in folder.rglob("*") if file.suffix in {".md", ".txt"}):
         source = str(file.relative_to(folder))
-        for text in re.findall(r"(?s)\S.{0,1199}(?=\s|\Z)|\S{1,1200}", file.read_text("utf-8")):
+        for text in re.findall(r"(?s)\S.{0,1199}(?=\s|\Z)|\S{1,1200}", file.read_text("utf-8", "replace")):
             yield hashlib.sha256(f"{source}\n{text}".encode()).hexdigest(), source, text
 
 

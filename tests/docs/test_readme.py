@@ -166,6 +166,13 @@ def test_speed_figures_of_the_page_equal_the_measured_figures():
     assert f"The figures are of {re.search(r'^- (20[-0-9]+), ', results, re.MULTILINE)[1]}; `make bench`" in page
 
 
+def test_quoted_message_of_check_width_is_the_message():
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    quoted = " ".join(re.findall(r"^> (.+)$", page, re.MULTILINE))
+    with pytest.raises(ValueError, match=re.escape(quoted)):
+        Embedder("BAAI/bge-m3", api_key="any").check_width(1536)
+
+
 def test_figures_of_vector_stores_equal_the_measured_figures():
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")

@@ -55,13 +55,13 @@ def script(name, tmp_path):
 
 @pytest.fixture
 def run(script, warm):
-    """Run the example in its folder, and return its output."""
+    """Run the example in its folder, and return its output; with an ``error``, it must end with that line."""
 
-    def run(*words, environment=None):
+    def run(*words, environment=None, error=""):
         code = IGNORE_UNCLOSED + script.read_text(encoding="utf-8")
         given = [str(script), *map(str, words)]
         status, out, err = warm.run(code, script.parent, *given, environment=environment, ends=True)
-        assert (status, err) == (0, "")
+        assert (status, err) == ((1, f"{error}\n") if error else (0, ""))
         return out
 
     return run
@@ -111,6 +111,18 @@ def test_with_key_only_changed_documents_are_embedded_and_only_present_ones_are_
 
     (folder / "x200.md").write_text(DOCUMENTS["x200.md"], encoding="utf-8")
     assert run(folder, QUESTION, environment=key).endswith("\n[1] x200.md\n"), "a document put back is found again"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_folder_without_texts_is_named_in_one_line(run, tmp_path, exists):
+    if exists:
+        (tmp_path / "none").mkdir()
+    run(tmp_path / "none", QUESTION, error=f"No .md or .txt file in {tmp_path / 'none'}.")
+
+
+def test_file_that_is_not_in_utf8_does_not_end_the_ingest(run, folder):
+    (folder / "old.txt").write_bytes(b"The caf\xe9 opens at nine on Sundays.")
+    assert run(folder, "When does it open on Sundays?").endswith("\n[1] old.txt\n")
 
 
 @pytest.mark.parametrize("name", NEEDS, ids=NEEDS, indirect=True)
