@@ -61,7 +61,7 @@ def _with_text_blocks(message: AIMessage) -> AIMessage:
     """
     if not isinstance(message.content, list) or all(isinstance(part, dict) for part in message.content):
         return message
-    blocks = [{"type": "text", "text": part} if isinstance(part, str) else part for part in message.content]
+    blocks = [_text_block(part) if isinstance(part, str) else part for part in message.content]
     return message.model_copy(update={"content": blocks})
 
 
@@ -210,10 +210,14 @@ def restore_blocks(message: BaseMessage, sent: dict[str, Any]) -> None:
     """Make LangChain's own content blocks in an earlier answer the service's, as they are ``sent``, in place.
 
     Parts of unreadable tool calls are removed, since they are sent as calls too, and so are empty texts, which only
-    hold citations; some models refuse these.
+    hold citations; some models refuse these. In other messages, texts become blocks of text: OpenAI refuses them
+    between blocks.
     """
     content = sent.get("content")
-    if not isinstance(content, list) or not isinstance(message, AIMessage):
+    if not isinstance(content, list):
+        return
+    if not isinstance(message, AIMessage):
+        sent["content"] = [_text_block(part) if isinstance(part, str) else part for part in content]
         return
     kept = [_as_sent(part) for part in content if part]
     kept = [part for part in kept if not (isinstance(part, dict) and part.get("type") == "tool_call_chunk")]
@@ -222,13 +226,17 @@ def restore_blocks(message: BaseMessage, sent: dict[str, Any]) -> None:
     sent["content"] = kept or (None if sent.get("tool_calls") else "")
 
 
+def _text_block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
 def _as_sent(part: Any) -> Any:
     """Return a part of LangChain's content as a block of the service.
 
     Joined streams have bare texts, and indices by which LangChain has joined blocks.
     """
     if isinstance(part, str):
-        return {"type": "text", "text": part}
+        return _text_block(part)
     if not isinstance(part, dict):
         return part
     block = part["value"] if part.get("type") == _WRAPPER and isinstance(part.get("value"), dict) else part

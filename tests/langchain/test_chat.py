@@ -40,6 +40,15 @@ async def test_invoke_returns_a_quotation_with_usage(make, call, sandbox):
     assert [message["role"] for message in request.body["messages"]] == ["system", "user"]
 
 
+async def test_texts_between_content_blocks_are_sent_as_blocks(make, call, sandbox):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    texts = ["[1] The battery of the X200 lasts twelve hours.", "Question: How long does the battery last?"]
+    answer = await call(make(), "invoke", [SystemMessage([texts[0]]), HumanMessage([image, texts[1]])])
+    assert FACT in answer.content
+    first, second = ({"type": "text", "text": text} for text in texts)
+    assert [message["content"] for message in sandbox.requests[-1].body["messages"]] == [[first], [image, second]]
+
+
 async def test_stream_ends_with_usage(make, call):
     chat = make()
     chunks = list(chat.stream(MESSAGES)) if call.kind == "sync" else [chunk async for chunk in chat.astream(MESSAGES)]
