@@ -24,7 +24,8 @@ MIN_REQUESTS_PER_SECOND = 1e-4
 _LEAST_SIMILARITY = 0.75  # of names, by difflib: "dimension" is 0.6 like "api_version"
 _MAX_SHOWN = 10**12  # larger numbers are not repeated in messages
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
+_ASCII_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
+_LATIN_1_VALUE = re.compile(r"([!-~\x80-\xff]([ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -123,9 +124,10 @@ def check_plain_function(name: str, function: Any) -> None:
         raise InvalidTypeError(f"{name} must be a plain function, not a generator function.", remedy="Leave out yield.")
 
 
-def is_header(name: str, value: str) -> bool:
-    """Return True if an HTTP header may have this name and this value, in ASCII."""
-    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
+def is_header(name: str, value: str, *, ascii_only: bool = True) -> bool:
+    """Return True if an HTTP header may have this name and this value, in ASCII or in Latin-1, as some servers send."""
+    values = _ASCII_VALUE if ascii_only else _LATIN_1_VALUE
+    return bool(_HEADER_NAME.fullmatch(name) and values.fullmatch(value))
 
 
 def check_path(name: str, path: Any) -> str:

@@ -79,7 +79,7 @@ class Fault:
         for name, value in self.headers.items():
             check_type("A name in headers", name, str)
             check_type(f"headers[{name!r}]", value, str)
-            if not is_header(name, value):
+            if not is_header(name, value, ascii_only=False):
                 raise ConfigurationError(f"headers: the entry {name!r} is not a legal HTTP header.")
         if not isinstance(self.body, bytes):
             as_json("body", self.body)

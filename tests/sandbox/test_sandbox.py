@@ -638,7 +638,7 @@ def test_faults_are_used_in_order_once():
     faults = [
         Fault(status=429, headers={"Retry-After": "7"}, body={"code": "daily_rpd_limit_exceeded"}),
         None,
-        Fault(status=502, body="<html>", headers={"Content-Type": "text/html"}),
+        Fault(status=502, body="<html>", headers={"Content-Type": "text/html", "Server": "café"}),
         Fault(status=200, body=b'{"data": ['),
         Fault(status=503),
     ]
@@ -650,6 +650,7 @@ def test_faults_are_used_in_order_once():
         assert embeddings(sandbox).status == 200
         reply = chat(sandbox, "hi")
         assert (reply.status, reply.raw, reply.headers["content-type"]) == (502, b"<html>", "text/html")
+        assert reply.headers["server"] == "café"
         reply = embeddings(sandbox)
         assert (reply.status, reply.raw) == (200, b'{"data": [')
         reply = embeddings(sandbox)
@@ -904,6 +905,7 @@ def test_options_of_wrong_types_are_refused(option):
         (lambda: Reply(when="tea"), "when must be a function"),
         (lambda: Fault(headers={"X-Name": "two\nlines"}), "'X-Name' is not a legal HTTP header"),
         (lambda: Fault(headers={"two words": "x"}), "'two words' is not a legal HTTP header"),
+        (lambda: Fault(headers={"X-Name": "茶"}), "'X-Name' is not a legal HTTP header"),
         (lambda: Fault(body=object()), "body cannot be sent as JSON"),
         (lambda: Fault(body="\ud800"), "body cannot be sent as JSON"),
         (lambda: ToolCall("look", {"at": object()}), "arguments cannot be sent as JSON"),
