@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+import anyio.lowlevel  # comes with starlette
 import uvicorn
 
 from nanogpt_core._runtime.validation import check_option_names
@@ -185,6 +186,9 @@ class Sandbox:
 
     def _run(self, server: uvicorn.Server, listener: socket.socket, started: Future[asyncio.AbstractEventLoop]) -> None:
         async def serve() -> None:
+            # Both import modules, while `start` waits. A child that was forked during an import would wait for ever.
+            server.config.load()
+            await anyio.lowlevel.checkpoint()
             self._app.closing = asyncio.Event()
             started.set_result(asyncio.get_running_loop())
             await server.serve(sockets=[listener])

@@ -990,6 +990,23 @@ def test_missing_extra_is_named_with_the_install_command(missing):
     assert last.endswith(install_command("sandbox"))
 
 
+def test_server_imports_no_module_after_it_has_started():
+    # A fork during an import in the server's thread would leave the module's lock held in the child.
+    done = run(
+        "import encodings.idna, json, sys, urllib.request\n"
+        "from nanogpt_core.sandbox import Sandbox\n"
+        "with Sandbox() as s:\n"
+        "    before = set(sys.modules)\n"
+        "    more = {'model': 'text-embedding-3-small', 'input': 'a', 'messages': [{'role': 'user', 'content': 'a'}]}\n"
+        "    for path, body in (('models', {}), ('embeddings', {}), ('chat/completions', {'stream': True})):\n"
+        "        data = json.dumps({**more, **body}).encode() if path != 'models' else None\n"
+        "        headers = {'x-api-key': s.api_key}\n"
+        "        urllib.request.urlopen(urllib.request.Request(f'{s.base_url}/{path}', data, headers)).read()\n"
+        "    print(sorted(set(sys.modules) - before))\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
 def test_logging_and_output_are_unchanged():
     done = run(
         "import logging, urllib.request\n"
