@@ -267,11 +267,14 @@ class ServerError(StatusError):
     transient = True
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield ``error`` and its chain of causes; each once, since a chain can be circular."""
+def causes(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
+    """Yield ``error`` and its chain of causes; each once, since a chain can be circular.
+
+    The chain ends before ``handled``: an earlier error that the caller was handling is a context, and no cause.
+    """
     seen: set[int] = set()
     cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
+    while cause is not None and cause is not handled and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__

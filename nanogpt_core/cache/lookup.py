@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nanogpt_core._runtime.clock import NO_DEADLINE, Deadline, attempt_limits
 from nanogpt_core._runtime.log import DistinctWarnings
-from nanogpt_core._runtime.signals import raised_by_signal_handler
+from nanogpt_core._runtime.signals import raised_by_signal_handler, unwrap_signal_errors
 from nanogpt_core._runtime.threads import run_within
 from nanogpt_core.cache.base import (
     CacheNamespace,
@@ -99,7 +99,7 @@ class CacheLookup:
         try:
             seconds = _WAIT_SHARE * self._deadline.remaining()
             if self._deadline == NO_DEADLINE or getattr(self._cache, "keeps_deadline", False):
-                with attempt_limits(seconds):
+                with attempt_limits(seconds), unwrap_signal_errors():
                     return work()
             return run_within(seconds, work, "nanogpt-cache")
         except Exception as error:

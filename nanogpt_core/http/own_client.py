@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from nanogpt_core._runtime.clock import current_attempt
+from nanogpt_core._runtime.signals import unwrap_signal_errors
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.network import cancel_after, seconds_left
 from nanogpt_core.http.sdk import httpx
@@ -106,7 +107,8 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc] 
 @contextlib.contextmanager
 def _as_httpx_errors(client: Any) -> Iterator[None]:
     try:
-        yield
+        with unwrap_signal_errors():
+            yield
     except Exception as error:
         if client.is_closed:
             raise ConfigurationError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.log import logger
-from nanogpt_core._runtime.signals import raised_by_signal_handler
+from nanogpt_core._runtime.signals import raised_by_signal_handler, unwrap_signal_errors
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import InvalidTypeError, causes
 from nanogpt_core.http.endpoint import Endpoint
@@ -74,7 +74,8 @@ class Observer:
         """Run code of the user: its first error is logged under ``name``, and none ends a call."""
         failure = sys.exc_info()[1]  # the error of the request, if it failed
         try:
-            yield
+            with unwrap_signal_errors():
+                yield
         except Exception as error:
             if raised_by_signal_handler(error):
                 raise

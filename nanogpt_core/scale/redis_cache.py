@@ -120,10 +120,9 @@ class RedisCache(ForkSafe):
             raise self._failure()
         try:
             client = self._connected()
-            with client.pipeline(transaction=transaction) as pipeline:
+            with drop_frames(), client.pipeline(transaction=transaction) as pipeline:
                 yield pipeline
         except BaseException as error:
-            drop_frames(error)
             if not isinstance(error, RedisError):
                 # A signal handler may raise before all replies are read: no later command may read them.
                 with self._lock:  # other threads may still use the client, which ends with the last of them

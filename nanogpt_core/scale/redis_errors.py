@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 import traceback
+from collections.abc import Iterator
 
-from nanogpt_core.errors import ConfigurationError, NanoGPTError
+from nanogpt_core._runtime.signals import unwrap_signal_errors
+from nanogpt_core.errors import ConfigurationError, NanoGPTError, causes
 from nanogpt_core.scale.redis_address import RedisAddress
 
 OTHER_KEYS_REMEDY = "Another program uses these keys: pass another name or prefix."
@@ -29,15 +33,21 @@ def server_words(error: Exception) -> str:
     return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
-def drop_frames(error: BaseException | None) -> None:
-    """Drop the local variables of frames that an error of redis-py has passed through.
+@contextlib.contextmanager
+def drop_frames() -> Iterator[None]:
+    """Drop the local variables of frames that an error of redis-py in this block has passed through.
 
     Its errors and frames refer to each other. They would keep the client, with open connections, until the garbage
-    collector runs; and one of them holds the password.
+    collector runs; and one of them holds the password. An exception of a signal handler is raised as it was raised.
     """
-    while error is not None:  # its causes too
-        traceback.clear_frames(error.__traceback__)
-        error = error.__context__
+    handled = sys.exc_info()[1]
+    try:
+        with unwrap_signal_errors():
+            yield
+    except BaseException as error:
+        for cause in causes(error, handled):
+            traceback.clear_frames(cause.__traceback__)
+        raise
 
 
 def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None:

@@ -12,14 +12,16 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from multiprocessing import parent_process, util
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import orjson
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
+from nanogpt_core._runtime.signals import raised_by_signal_handler
 from nanogpt_core._runtime.threads import NoThreadError, call_after_workers, start_thread
 from nanogpt_core.errors import ConfigurationError, LimitsUnavailableError, NanoGPTError
 from nanogpt_core.scale.redis_address import RedisAddress
@@ -34,31 +36,12 @@ _MAX_RECORDS = 1000  # of one round trip: the server works for 6 ms. After an ou
 _FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twice, for a request that takes them along
 
 
-class _Request:
-    """A request of one thread, and its outcome.
+class _Request(Future[Reply]):
+    """A request of one thread, with its arguments for the script. It is cancelled if its round trip is interrupted."""
 
-    Attributes:
-        fields: Arguments of the script, as :meth:`RedisSession.admit` takes them.
-        outcome: None until its round trip has ended, and if that was interrupted.
-        ended: A lock that is free once the round trip has ended, or was interrupted.
-    """
-
-    __slots__ = ("ended", "fields", "outcome")
-
-    def __init__(self, fields: list[Any]) -> None:
+    def __init__(self, *fields: Any) -> None:
+        super().__init__()
         self.fields = fields
-        self.outcome: Reply | NanoGPTError | None = None
-        self.ended = threading.Lock()
-        self.ended.acquire()
-
-    def result(self) -> Reply:
-        outcome, self.outcome = self.outcome, None
-        try:
-            if isinstance(outcome, NanoGPTError):
-                raise outcome
-            return cast("Reply", outcome)
-        finally:
-            del outcome  # a cycle of error and frame would keep the client and its connections
 
 
 class RedisSession(ForkSafe):
@@ -134,10 +117,8 @@ class RedisSession(ForkSafe):
         self._check_reachable()
         try:
             while True:
-                request = _Request([action, name, nano, budget, patience, texts, gathers])
-                self._carry(request)
-                if request.outcome is not None:
-                    return request.result()
+                with contextlib.suppress(CancelledError):
+                    return self._carry(_Request(action, name, nano, budget, patience, texts, gathers))
         except ConfigurationError:
             raise
         except BaseException:
@@ -153,60 +134,51 @@ class RedisSession(ForkSafe):
         """Queue a record that gives back start time and cost, if they were reserved, of a request that is not sent."""
         self.record(["settle", name, "unsent", max(nano, 0), 0, 0, 0, 0])
 
-    def _carry(self, request: _Request) -> None:
-        """Wait for the round trip of a request. The first of those that wait sends them all, after the trip before."""
-        carried: list[_Request] = []
+    def _carry(self, request: _Request) -> Reply:
+        """Return the reply to a request. The first of those that wait sends them all, after the round trip before."""
+        waiting = self._requests
         try:
             with self._lock:
-                self._requests.append(request)
-                is_first = self._requests[0] is request
-            if is_first:
+                waiting = self._requests
+                waiting.append(request)
+            if waiting[0] is request:
                 with self._round_trip:
-                    carried = self._take_requests()
-                    self._send(carried)
-            else:
-                request.ended.acquire()
-        except BaseException:  # such as KeyboardInterrupt
+                    self._send(waiting)
+            failure = request.exception()
+            if failure is not None:
+                raise copy.copy(failure)  # raising an error adds to its traceback: each thread gets one of its own
+            return request.result()
+        finally:  # KeyboardInterrupt, for example, may come at any point
             with self._lock:
-                if request in self._requests:
-                    is_first = self._requests[0] is request
-                    self._requests.remove(request)
-                    carried = self._take_requests() if is_first else []
-            raise
-        finally:
-            for one in carried:  # the thread of one without an outcome begins again
-                one.ended.release()
+                is_first = waiting[:1] == [request]
+                if is_first and self._requests is waiting:
+                    self._requests = []
+                elif not is_first and request in waiting:
+                    waiting.remove(request)
+            if is_first:
+                for one in list(waiting):  # the threads of those without an outcome begin again
+                    one.cancel()
 
-    def _take_requests(self) -> list[_Request]:
-        with self._lock:
-            requests, self._requests = self._requests, []
-        return requests
-
-    def _send(self, requests: list[_Request]) -> None:
+    def _send(self, waiting: list[_Request]) -> None:
         """Send requests and the records that wait, and keep the outcome of each request."""
         self._round_trips += 1
+        # At once: a record may take back a request that was interrupted, and must not be sent before it.
         with self._lock:
+            self._requests, requests = [], list(waiting)
             records = self._records[:_MAX_RECORDS]  # kept until the reply: to apply one again changes nothing
             last, was_away = self.last_reply, not self.is_reachable
         known = (last.generation, last.committed, last.peak, last.now) if last else ("", 0, 0, 0)
-        wanted = [request.fields for request in requests]
-        arguments = [
-            self.worker,
-            self._requests_per_second or 0,
-            *known,
-            was_away,
-            _with_pause_lengths(records),
-            wanted,
-        ]
+        rate, wanted = self._requests_per_second or 0, [request.fields for request in requests]
+        arguments = [self.worker, rate, *known, was_away, _with_pause_lengths(records), wanted]
         try:
             state, *answers = self._run(lambda client: ADMIT.run(client, self._keys, orjson.dumps(arguments)))
         except NanoGPTError as error:
-            for request in requests:  # raising an error adds to its traceback: each thread gets one of its own
-                request.outcome = copy.copy(error)
+            for request in requests:
+                request.set_exception(error.with_traceback(None))  # a cycle of error and frame would keep the client
             return
         replies = [Reply.parse(state, answer) for answer in answers]
         for request, reply in zip(requests, replies, strict=True):
-            request.outcome = reply
+            request.set_result(reply)
         with self._lock:
             del self._records[: len(records)]
             self.last_reply = replies[-1]
@@ -227,14 +199,14 @@ class RedisSession(ForkSafe):
             self._next_probe = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
-            result = self._run_connected(function)
+            with drop_frames():
+                result = self._run_connected(function)
         except BaseException as error:
             # A signal handler may raise before a reply is read: no later command may read it.
             self._disconnect()
-            drop_frames(error)
             from redis.exceptions import RedisClusterException, RedisError
 
-            if not isinstance(error, (RedisError, RedisClusterException, OSError)):
+            if raised_by_signal_handler(error) or not isinstance(error, (RedisError, RedisClusterException, OSError)):
                 raise
             self._reason = f"{type(error).__name__}: {self._address.hide_password(server_words(error))}"
             failure = server_error(error, self._address) or self._unavailable()
@@ -255,10 +227,8 @@ class RedisSession(ForkSafe):
             self._client = self._address.connect(keeps_connection=True)
         else:
             # The server may have closed the connection meanwhile. A script that has run before changes nothing.
-            try:
+            with contextlib.suppress(ConnectionError), drop_frames():
                 return function(self._client)
-            except ConnectionError as error:
-                drop_frames(error)
         return function(self._client)
 
     def log_rate(self, reply: Reply) -> None:

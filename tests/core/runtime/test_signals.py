@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import threading
 
+import httpx
 import pytest
 import tiktoken
 
@@ -106,6 +107,72 @@ def test_signal_while_a_cache_file_is_locked_ends_the_call(make, sandbox, kind, 
             with pytest.raises(Limit):
                 embedder.embed(["a text"])
     assert sandbox.requests == []
+
+
+@pytest.fixture
+def reach_wrapped_limit(limit):
+    """Have a signal handler raise an error of which a library makes one of its own, in the ways of libraries."""
+
+    def reach_limit(*_):
+        try:
+            limit[0]()
+        except OSError:
+            raise LookupError("no answer")  # noqa: B904 - as redis-py does
+        except Exception as error:
+            raise LookupError("no answer") from error
+
+    return reach_limit
+
+
+@KINDS
+def test_signal_of_which_a_cache_makes_an_error_of_its_own_ends_the_call(make, limit, reach_wrapped_limit):
+    cache = type("Limited", (MemoryCache,), {"get_many": reach_wrapped_limit})()
+    with pytest.raises(limit[1]):
+        make(cache=cache).embed(["a text"])
+
+
+@KINDS
+def test_signal_of_which_a_hook_makes_an_error_of_its_own_ends_the_call(make, limit, reach_wrapped_limit):
+    with pytest.raises(limit[1]):
+        make(on_request=reach_wrapped_limit).embed(["a text"])
+
+
+@KINDS
+def test_signal_before_a_call_does_not_end_it(make, limit):
+    def fail(*_):
+        raise LookupError("broken")
+
+    cache = type("Broken", (MemoryCache,), {"get_many": fail})()
+    try:
+        limit[0]()
+    except limit[1]:
+        with pytest.warns(RuntimeWarning, match="LookupError: broken"):
+            assert len(make(cache=cache).embed(["a text"])) == 1
+
+
+@KINDS
+def test_signal_during_a_request_of_the_callers_own_client_ends_the_call(serve, kind):
+    class Limit(kind):
+        pass
+
+    over, answered = threading.Event(), threading.Event()
+
+    def end(*_):
+        if not over.is_set():
+            over.set()
+            raise Limit("time limit of a task")
+
+    def answer(_):
+        while not over.wait(0.2):  # more than once: Python runs no handler for a signal just before a system call
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        answered.set()
+        return b""
+
+    server = serve(answer)
+    with handled(signal.SIGUSR1, end), httpx.Client() as client:
+        with pytest.raises(Limit):
+            server.embedder(http_client=client).embed(["a text"])
+        assert answered.wait(60)
 
 
 @KINDS

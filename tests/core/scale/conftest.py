@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import signal
 import uuid
 
 import pytest
@@ -53,6 +54,33 @@ def name():
 
 class InterruptionError(Exception):
     """Raised by a signal handler, such as that of a time limit of Celery."""
+
+
+@pytest.fixture(params=[Exception, TimeoutError, ConnectionError])
+def end_by_signal(request):
+    """``with end_by_signal(server):`` a signal handler raises in the block, while the server does not answer."""
+
+    class Limit(request.param):
+        pass
+
+    def reach_limit(*_):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Limit("time limit of a task")
+
+    @contextlib.contextmanager
+    def end(server):
+        server.signal(signal.SIGSTOP)
+        previous = signal.signal(signal.SIGALRM, reach_limit)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            with pytest.raises(Limit):
+                yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+            server.signal(signal.SIGCONT)
+
+    return end
 
 
 @pytest.fixture

@@ -126,6 +126,19 @@ def test_server_that_does_not_answer_is_not_asked_for_ten_seconds(start_redis, o
     assert embedder.usage.texts_cached == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_signal_while_the_server_does_not_answer_ends_the_call_and_is_no_outage(
+    start_redis, options, name, end_by_signal
+):
+    server = start_redis()
+    embedder = Embedder(**options, cache=RedisCache(f"{server.url}?socket_timeout=60", prefix=name))
+    embedder.embed(["one"])
+    with end_by_signal(server):
+        embedder.embed(["one"])
+    embedder.embed(["one"])
+    assert embedder.usage.texts_cached == 1
+
+
 def test_server_that_takes_no_entries_is_named_once_in_its_own_words(start_redis, options, name):
     server = start_redis("--replicaof", "127.0.0.1", "1")  # cannot be written to
     embedder = Embedder(**options, cache=RedisCache(server.url, prefix=name))

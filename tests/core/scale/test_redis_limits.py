@@ -912,6 +912,17 @@ def test_request_whose_reply_comes_too_late_gives_its_reservation_back(start_red
     assert observer.ledger().may_have_been_billed_usd == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_signal_while_the_server_does_not_answer_ends_the_call_and_is_no_outage(start_redis, name, end_by_signal):
+    server = start_redis()
+    limits = RedisLimits(f"{server.url}?socket_timeout=60", name)
+    admit(limits)
+    with end_by_signal(server):
+        limits.reserve(CENT)
+    assert limits._session.is_reachable
+    assert limits.ledger().open == ()
+
+
 def test_interrupted_ledger_can_be_read_again(make_limits, interrupted):
     limits = make_limits(budget=1.0)
     limits.settle(admit(limits, CENT), PAID)
