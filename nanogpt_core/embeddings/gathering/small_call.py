@@ -119,12 +119,15 @@ class GatheringDispatcher:
     def gatherer(self) -> Gatherer:
         """Return the gatherer that all embedders with the same options share."""
         if self._gatherer is None:
+            from urllib.request import getproxies_environment  # the SDK imports it too
+
             config, model, endpoint = self._config, self._config.model_row, self._config.endpoint
             key = (
                 (endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
                 (sorted(endpoint.headers.items()), sorted(self._dispatcher.parameters.items()), model),
                 (config.on_overflow, config.batch_size, config.max_concurrency, config.max_retries),
                 (id(config.http_client), id(config.http_async_client), id(config.limits)),
+                sorted(getproxies_environment().items()),
             )
             make = partial(
                 Gatherer,

@@ -67,6 +67,15 @@ def test_calls_share_requests_only_if_the_options_for_requests_are_equal(name, v
     assert (queue() is queue(**{name: value})) == (name in TOGETHER)
 
 
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "no_proxy"])
+def test_calls_share_requests_only_if_they_go_through_the_same_proxy(variable, monkeypatch):
+    direct = queue()
+    monkeypatch.setenv(variable, "proxy.example")
+    through = queue()
+    assert through is not direct
+    assert queue() is through
+
+
 @pytest.mark.parametrize("name", CLIENTS)
 def test_calls_share_requests_only_if_they_use_the_same_client(name):
     client = CLIENTS[name]()
