@@ -27,7 +27,13 @@ except ImportError as error:
 
 from langchain_nanogpt.options import ChatOptions
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
-from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.client import (
+    AsyncChatClient,
+    ChatClient,
+    make_async_chat_client,
+    make_chat_client,
+    map_sdk_errors,
+)
 from nanogpt_core.chat.messages import naming_bad_message
 from nanogpt_core.chat.options import (
     check_request_options,
@@ -38,7 +44,6 @@ from nanogpt_core.chat.options import (
 from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
-from nanogpt_core.http.sdk import AsyncChatClient, ChatClient
 from nanogpt_core.http.secrets import hide_secrets
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model

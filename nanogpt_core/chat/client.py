@@ -11,19 +11,18 @@ each further event. A stream that has begun is not retried.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from nanogpt_core import errors
+from nanogpt_core.chat.messages import naming_unsendable_value
 from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.chat.transport import ChatTransport, EventStream, recorded
-from nanogpt_core.errors import NanoGPTError, ReplyError
+from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_mapping import foreign_error
-from nanogpt_core.http.sdk import AsyncChatClient, ChatClient, make_client
+from nanogpt_core.http.sdk import NoMachineHeaders, make_client
 from nanogpt_core.http.secrets import redacted
 
 T = TypeVar("T")
@@ -33,9 +32,30 @@ T = TypeVar("T")
 for _model in (ChatCompletion, ChatCompletionChunk):
     _model.model_rebuild()
 
-# Words of Python's encoder of JSON.
-_NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected|coding a JSON object)")
 _TRUNCATED_ERRORS = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
+
+
+class ChatClient(NoMachineHeaders, openai.OpenAI):
+    """A client for chat."""
+
+    def post(self, path: str, **options: Any) -> Any:
+        """Send a request. A value that JSON cannot hold is an error of this project, with its place."""
+        with naming_unsendable_value(_body_of(options)):
+            return super().post(path, **options)
+
+
+class AsyncChatClient(NoMachineHeaders, openai.AsyncOpenAI):
+    """An async client for chat; see :class:`ChatClient`. To make it does not block an event loop."""
+
+    async def post(self, path: str, **options: Any) -> Any:
+        """Send a request, as :class:`ChatClient` does."""
+        with naming_unsendable_value(_body_of(options)):
+            return await super().post(path, **options)
+
+
+def _body_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a request of the SDK, with the fields of ``extra_body`` over its own."""
+    return {**(options.get("body") or {}), **(options.get("options", {}).get("extra_json") or {})}
 
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:
@@ -53,47 +73,30 @@ def map_sdk_errors(session: ChatSession) -> Iterator[None]:
     """Raise errors of the SDK in this block as this project's errors, and an error of our own as it is.
 
     Raises:
-        NanoGPTError: The SDK raised an error, or could not write the request.
+        NanoGPTError: The SDK raised an error.
     """
     try:
         yield
-    except NanoGPTError:  # most are a ValueError or a TypeError too
-        raise
-    except (openai.OpenAIError, TypeError, ValueError, RecursionError) as error:
+    except openai.OpenAIError as error:
         failure = _as_own_error(session, error)
-        if failure is None:
-            raise
     else:
         return
     with redacted(session.endpoint):
         raise failure
 
 
-def _as_own_error(session: ChatSession, error: Exception) -> BaseException | None:
-    """Return the error that the transport raised, or this project's one for an error of the SDK; None for others."""
-    failure: NanoGPTError
+def _as_own_error(session: ChatSession, error: openai.OpenAIError) -> BaseException:
+    """Return the error that the transport raised, or this project's one for an error of the SDK."""
     if isinstance(error, _TRUNCATED_ERRORS):
         failure = ReplyError(
             "The answer was cut off, so it does not follow the schema asked for.",
             remedy="Raise max_tokens, or ask for less.",
         )
-    elif isinstance(error, openai.OpenAIError):
-        while isinstance(error.__cause__, openai.APIConnectionError):  # LangChain wraps it once more
-            error = error.__cause__
-        return foreign_error(error) or session.map_error(error, session.endpoint.timeout)
-    elif isinstance(error, UnicodeEncodeError):
-        failure = errors.InvalidInputError(
-            "A message or an option has an unpaired surrogate, which UTF-8 cannot encode.",
-            remedy='Clean the text: text.encode("utf-8", "replace").decode().',
-        )
-    elif _NO_JSON.search(str(error)):
-        failure = errors.InvalidTypeError(
-            f"An option or a message cannot be sent: {error}.", remedy="Pass texts, finite numbers, lists and dicts."
-        )
-    else:
-        return None
-    failure.__cause__ = error
-    return failure
+        failure.__cause__ = error
+        return failure
+    while isinstance(error.__cause__, openai.APIConnectionError):  # LangChain wraps it once more
+        error = error.__cause__
+    return foreign_error(error) or session.map_error(error, session.endpoint.timeout)
 
 
 def iterate_stream(session: ChatSession, stream: Iterator[T]) -> Iterator[T]:

@@ -1,15 +1,23 @@
-"""Messages that a framework cannot write as a request: the error names the one, and the reason."""
+"""Messages and options that cannot be written as a request: the error names the one, and the reason."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
 
-from nanogpt_core.errors import InvalidInputError, NanoGPTError
+from pydantic import BaseModel
+
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.error_body import as_sentence, excerpt
 
 M = TypeVar("M")
+
+# Words of Python's encoder of JSON.
+_NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected|coding a JSON object)")
 
 
 @contextlib.contextmanager
@@ -43,3 +51,56 @@ def _bad_message_error(position: int, reason: Exception) -> InvalidInputError:
         remedy="Correct its content, or leave it out; chat takes texts, images, files and audio.",
         positions=[position],
     )
+
+
+@contextlib.contextmanager
+def naming_unsendable_value(body: Mapping[str, Any]) -> Iterator[None]:
+    """Raise an error of this project for a value of a request's ``body`` that JSON or UTF-8 cannot hold.
+
+    Raises:
+        InvalidInputError: A text has an unpaired surrogate. It is a ``ValueError``.
+        InvalidTypeError: Another value cannot be sent. It is a ``TypeError``.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        name, positions = _name_of_first(body)
+        raise InvalidInputError(
+            f"{name} has an unpaired surrogate, which UTF-8 cannot encode.",
+            remedy='Clean the text: text.encode("utf-8", "replace").decode().',
+            positions=positions,
+        ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, NanoGPTError) or not _NO_JSON.search(str(error)):
+            raise
+        name, positions = _name_of_first(body)
+        raise InvalidTypeError(
+            f"{name} cannot be sent: {error}.",
+            remedy="Pass texts, finite numbers, lists and dicts.",
+            positions=positions,
+        ) from error
+
+
+def _name_of_first(body: Mapping[str, Any]) -> tuple[str, list[int]]:
+    """Return the name of the first message or option that cannot be sent, and the positions of messages."""
+    for position, message in enumerate(body.get("messages") or ()):
+        if not _can_be_sent(message):
+            return f"The message at position {position} (counted from 0)", [position]
+    return next((name for name, value in body.items() if not _can_be_sent(value)), "An option or a message"), []
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_json).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value of the types that the SDK's encoder takes beside those of JSON."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError

@@ -43,21 +43,13 @@ _CONNECT_SECONDS = 10.0
 Client = TypeVar("Client", bound="openai.OpenAI | openai.AsyncOpenAI")
 
 
-class _NoMachineHeaders:
+class NoMachineHeaders:
     """A part of clients: without the SDK's headers that describe this machine, for which it would read files."""
 
     platform_headers: ClassVar[Callable[[], dict[str, str]]] = dict  # called for each request: no headers
 
 
-class ChatClient(_NoMachineHeaders, openai.OpenAI):
-    """A client for chat."""
-
-
-class AsyncChatClient(_NoMachineHeaders, openai.AsyncOpenAI):
-    """An async client for chat. To make it does not block an event loop."""
-
-
-class PlainClient(_NoMachineHeaders, openai.OpenAI):
+class PlainClient(NoMachineHeaders, openai.OpenAI):
     """A client for requests whose bodies are bytes.
 
     Instrumentation of other packages replaces ``openai.OpenAI.request``, and reads the model from bodies that are
@@ -67,7 +59,7 @@ class PlainClient(_NoMachineHeaders, openai.OpenAI):
     request = super(openai.OpenAI, openai.OpenAI).request
 
 
-class AsyncPlainClient(_NoMachineHeaders, openai.AsyncOpenAI):
+class AsyncPlainClient(NoMachineHeaders, openai.AsyncOpenAI):
     """An async client for requests whose bodies are bytes; see :class:`PlainClient`."""
 
     request = super(openai.AsyncOpenAI, openai.AsyncOpenAI).request

@@ -321,18 +321,20 @@ def test_other_requests_of_the_sdks_client_are_sent(make):
 @pytest.mark.parametrize(
     ("prompt", "options", "kind", "words"),
     [
-        ("a\ud83d b", {}, errors.InvalidInputError, "unpaired surrogate"),
-        ("Hello", {"seed": {1, 2}}, errors.InvalidTypeError, "set is not JSON serializable"),
-        ("Hello", {"extra_body": {"top_k": float("inf")}}, errors.InvalidTypeError, "not JSON compliant"),
-        ("Hello", {"extra_body": nested(10_000)}, errors.InvalidTypeError, "recursion depth exceeded"),
+        ("a\ud83d b", {}, errors.InvalidInputError, r"^The message at position 0 .* has an unpaired surrogate"),
+        ("Hello", {"user": "a\ud83d b"}, errors.InvalidInputError, "^user has an unpaired surrogate"),
+        ("Hello", {"seed": {1, 2}}, errors.InvalidTypeError, "^seed cannot be sent: .* set is not JSON serializable"),
+        ("Hello", {"extra_body": {"top_k": float("inf")}}, errors.InvalidTypeError, "^top_k .* not JSON compliant"),
+        ("Hello", {"extra_body": {"x": nested(10_000)}}, errors.InvalidTypeError, "^x .* recursion depth exceeded"),
     ],
-    ids=["surrogate", "set", "infinity", "nesting"],
+    ids=["surrogate", "surrogate of an option", "set", "infinity", "nesting"],
 )
-async def test_request_that_cannot_be_written_as_json_is_refused(
+async def test_request_that_cannot_be_written_as_json_is_refused_by_name(
     make, ask, fresh_sandbox, prompt, options, kind, words
 ):
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as caught:
         await ask(make(), prompt, **options)
+    assert caught.value.positions == ((0,) if prompt != "Hello" else ())
     assert not fresh_sandbox.requests
 
 
