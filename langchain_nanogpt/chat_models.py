@@ -137,6 +137,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         "timeout": "request_timeout",
     }
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "http_async_client")
+    _live_field: ClassVar[str] = "profile"
 
     model_name: str = Field(default="gpt-4o-mini", alias="model")
     openai_api_key: Any = Field(default=None, alias="api_key", exclude=True, repr=False)

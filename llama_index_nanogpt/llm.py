@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _CONTEXT_WINDOW = 128_000
-_DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 
 
@@ -127,6 +126,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
     _field_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base", "max_new_tokens": "max_tokens"}
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "async_http_client")
+    _live_field: ClassVar[str] = "context_window"
 
     model: str = Field(default="gpt-4o-mini", description="The model's name.")
     http_client: Any = Field(default=None, exclude=True, repr=False)
@@ -159,7 +159,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         self._check_options(fields)
         self._check_names(fields)
         fields = {name: value for name, value in fields.items() if value is not None}
-        session = self._make_session({"max_retries": _DEFAULT_RETRIES, **fields})
+        session = self._make_session(fields)
         name, client = fields["model"], fields.get("http_client")
         info = fetch_chat_model(session.endpoint, name, client) if is_live else get_chat_model(name)
         has_own_temperature = "temperature" in fields
@@ -199,6 +199,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             check_bool("is_chat_model", options["is_chat_model"])
         check_methods("rate_limiter", options.get("rate_limiter"), "acquire", "async_acquire")
         check_methods("callback_manager", options.get("callback_manager"), "event")
+        check_methods("output_parser", options.get("output_parser"), "format", "parse")
         if "callback_manager" in options and options["callback_manager"] is None:
             options["callback_manager"] = CallbackManager()
         if options.get("is_chat_model") is False:

@@ -47,7 +47,9 @@ _WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "n", "top_logprobs")
 
 # Options of a request that are no numbers, with their types in words.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("extra_body", "extra_headers", "extra_query", "stream_options"), ((Mapping,), "a mapping")),
+    **dict.fromkeys(
+        ("audio", "extra_body", "extra_headers", "extra_query", "stream_options"), ((Mapping,), "a mapping")
+    ),
     "response_format": ((Mapping, type), "a mapping or a class"),
     "tools": ((list, tuple, ValuesView), "a list"),  # not an iterator, which one request uses up
 }
@@ -116,9 +118,13 @@ def _check_tools(tools: Iterable[Any]) -> None:
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:
-    """Check that no number is one that the service refuses for every model."""
+    """Check that no number is one that the service refuses for every model, or a bool."""
     for name, (least, most) in _RANGES.items():
         value = options.get(name)
+        if isinstance(value, bool):  # pydantic would take True for 1
+            if name in _WHOLE_NUMBERS:
+                check_number(name, value, int(least))
+            raise number_type_error(name, value)
         if isinstance(value, (int, float)) and not least <= value <= (math.inf if most is None else most):
             span = f"at least {least}" if most is None else f"from {least} to {most}"
             raise ConfigurationError(f"{name} must be {span}, not {value!r}.")

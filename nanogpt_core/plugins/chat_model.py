@@ -19,7 +19,7 @@ from nanogpt_core._runtime.validation import (
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request_options, unknown_option_error
 from nanogpt_core.chat.session import ChatSession, SessionOptions
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
 from nanogpt_core.plugins.model import PluginModel
 
@@ -43,6 +43,8 @@ class ChatModelBase(PluginModel):
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _http_client_fields: ClassVar[tuple[str, str]]
+    # The field that the constructor fills from the service's list of models, if it is "live".
+    _live_field: ClassVar[str]
     # The field for further options of the SDK's requests.
     _request_options_field: ClassVar[str]
     # The argument for fields of a request that the SDK does not know, with {} for them.
@@ -151,10 +153,12 @@ class ChatModelBase(PluginModel):
         """Return a session for options by the names of their fields; None stands for the default of an option."""
         names = {name: cls._field_names.get(name, name) for name in _SESSION_OPTIONS}
         given = {name: options[field] for name, field in names.items() if options.get(field) is not None}
+        for name in ("timeout", "max_retries"):  # those of which a class has a default of its own
+            given.setdefault(name, cls.model_fields[names[name]].get_default(call_default_factory=True))
         endpoint = Endpoint.resolve(
             api_key=given.pop("api_key", None),
             base_url=given.pop("base_url", None),
-            timeout=given.pop("timeout", CHAT_TIMEOUT),
+            timeout=given.pop("timeout"),
             headers=given.pop("default_headers", None),
             allow_insecure_http=given.pop("allow_insecure_http", False),
         )
@@ -164,6 +168,10 @@ class ChatModelBase(PluginModel):
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
         options = with_field_names(changes, cls._fields_by_other_name())
         cls._check_names(options)
+        if options.get(cls._live_field) == "live":
+            raise ConfigurationError(
+                f'{cls._live_field}="live" asks the service at construction only.', remedy="Create a new object."
+            )
         cls._check_options(options)
         kept = cls._connection_fields()  # the session checks these
         return {name: value if name in kept else _validate_field(cls, name, value) for name, value in options.items()}

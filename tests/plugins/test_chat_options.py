@@ -423,7 +423,7 @@ async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_san
         ({"is_chat_model": 0}, "is_chat_model must be True or False, not int"),
         ({"rate_limiter": 5}, r"rate_limiter must have acquire\(\) and async_acquire\(\), not int"),
         ({"api_version": "1"}, "api_version"),
-        ({"context_window": "live"}, "context_window must be a whole number"),
+        ({"output_parser": 5}, r"output_parser must have format\(\) and parse\(\), not int"),
         ({"context_window": 0}, "context_window must be at least 1"),
         ({"reuse_client": "perhaps"}, "reuse_client"),
     ],
@@ -577,6 +577,34 @@ async def test_dump_is_validated_back_without_the_key(plugin, make, sent, fresh_
         body = await sent(twin)
         assert (body["model"], body["temperature"]) == ("any/model", 0.25)
         assert (getattr(twin, plugin.timeout), twin.max_retries) == (7.0, 0)
+
+
+def test_live_facts_of_the_model_are_asked_for_at_construction_only(plugin, make, change, fresh_sandbox):
+    name = "profile" if plugin.cls is ChatNanoGPT else "context_window"
+    with pytest.raises(ConfigurationError, match=rf'{name}="live" .* at construction only\. Create a new object\.'):
+        change(make(), {name: "live"})
+    assert not fresh_sandbox.requests
+
+
+@pytest.mark.parametrize("name", ["temperature", "max_tokens"])
+@pytest.mark.parametrize("value", [True, False])
+def test_bool_is_no_number(make, change, name, value):
+    """Pydantic takes True for 1: an answer of one token."""
+    with pytest.raises(InvalidTypeError, match=rf"^{name} must be a .*number .*, not bool"):
+        make(**{name: value})
+    with pytest.raises(InvalidTypeError, match=rf"^{name} must be a .*number .*, not bool"):
+        change(make(), {name: value})
+
+
+@pytest.mark.parametrize("update", ["model_copy", "copy"])
+def test_none_in_a_copy_is_the_default_of_the_class(plugin, make, update):
+    usual = make()
+    copied = getattr(make(max_retries=7, timeout=7.0), update)(update={"max_retries": None, "timeout": None})
+    for chat in (copied, copied._session):
+        assert chat.max_retries == usual.max_retries
+    assert getattr(copied, plugin.timeout) == getattr(usual, plugin.timeout)
+    ours = subclass_of(plugin, max_retries=9)(api_key="k").model_copy(update={"max_retries": None})
+    assert ours.max_retries == ours._session.max_retries == 9
 
 
 # --- subclasses ---
