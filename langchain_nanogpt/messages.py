@@ -141,6 +141,8 @@ class ConvertedReplies(BaseChatOpenAI):
             # With a schema, the completion at the end has it.
             if delta.get("refusal") and "chunk" not in chunk:
                 message.additional_kwargs["refusal"] = delta["refusal"]
+            if delta.get("audio"):  # LangChain joins the pieces of the data, as the SDK does
+                message.additional_kwargs["audio"] = delta["audio"]
             message.response_metadata["model_provider"] = PROVIDER
             if self.output_version == "v1":
                 # With it, LangChain would take a list of blocks as translated. It adds it again.

@@ -254,6 +254,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         return invalidate_broken_arguments(received.add_to(response))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
+        self._check_can_stream()
         received = ReceivedMessage(self._get_model_kwargs(stream=True, **kwargs))
         with naming_bad_message(messages, check_message):
             sent = self._with_messages(messages, kwargs)
@@ -261,11 +262,27 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         return (received.add_to(part) for part in iterate_stream(self._session, stream))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        self._check_can_stream()
         received = ReceivedMessage(self._get_model_kwargs(stream=True, **kwargs))
         with naming_bad_message(messages, check_message):
             sent = self._with_messages(messages, kwargs)
             stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
         return (received.add_to(part) async for part in aiterate_stream(self._session, stream))
+
+    # LlamaIndex's errors for audio are raw, and it passes over modalities that are no option of the object.
+    def _check_text_only(self, options: Mapping[str, Any]) -> None:
+        asked = [one.get("modalities") for one in (options, self.additional_kwargs)]
+        if any("audio" in one for one in (self.modalities, *asked) if isinstance(one, Sequence)):
+            raise ConfigurationError(
+                "modalities asks for audio, and a completion is text only.", remedy="Call chat() or achat()."
+            )
+
+    def _check_can_stream(self) -> None:
+        if "audio" in (self.modalities or ()):
+            raise ConfigurationError(
+                "LlamaIndex streams no audio if modalities is an option of the object.",
+                remedy="Pass modalities and audio in the call, or call chat() or achat().",
+            )
 
     def _with_messages(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with the messages as they are sent, if LlamaIndex would leave a part out."""
@@ -325,9 +342,11 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
         Raises:
             InvalidTypeError: ``prompt`` is no text. It is a ``TypeError``.
+            ConfigurationError: The object or the call asks for audio. It is a ``ValueError``.
             NanoGPTError: The request failed, or the reply is damaged.
         """
         _check_prompt(prompt, kwargs)
+        self._check_text_only(kwargs)
         response: CompletionResponse = super().complete(prompt, formatted, **kwargs)
         return response
 
@@ -335,6 +354,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Do what :meth:`complete` does, without blocking the event loop."""
         _check_prompt(prompt, kwargs)
+        self._check_text_only(kwargs)
         response: CompletionResponse = await super().acomplete(prompt, formatted, **kwargs)
         return response
 
@@ -344,6 +364,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     ) -> Generator[CompletionResponse, None, None]:
         """Stream the answer to a prompt: ``.delta`` is the new text of each response; see :meth:`complete`."""
         _check_prompt(prompt, kwargs)
+        self._check_text_only(kwargs)
         stream: Generator[CompletionResponse, None, None] = super().stream_complete(prompt, formatted, **kwargs)
         return stream
 
@@ -353,6 +374,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     ) -> AsyncGenerator[CompletionResponse, None]:
         """Do what :meth:`stream_complete` does, without blocking: await it, then iterate."""
         _check_prompt(prompt, kwargs)
+        self._check_text_only(kwargs)
         stream: AsyncGenerator[CompletionResponse, None] = await super().astream_complete(prompt, formatted, **kwargs)
         return stream
 

@@ -1,4 +1,4 @@
-"""Messages in LlamaIndex: reasoning, provider fields and images, which have to be sent back, and refusals.
+"""Messages in LlamaIndex: reasoning, provider fields, images and audio, which have to be sent back, and refusals.
 
 LlamaIndex leaves them out. Some thinking models answer a tool result with status 400 without their reasoning.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    AudioBlock,
     ChatMessage,
     ChatResponse,
     ImageBlock,
@@ -31,6 +32,8 @@ from nanogpt_core.chat.provider_fields import (
 )
 from nanogpt_core.http.error_body import as_sentence
 
+_AUDIO_ID = "reference_audio_id"  # LlamaIndex's own
+_AUDIO_FORMAT = "mp3"  # LlamaIndex's own, if the request names none
 _FIELD = "nanogpt_field"  # of a block with reasoning: the name of the field that it came in
 
 
@@ -42,6 +45,10 @@ class ReceivedMessage:
         self._reasoning_field: str | None = None
         self._provider_fields: Any = None
         self._images: list[ImageBlock] = []
+        self._audio_data: list[str] = []
+        self._audio_id: str | None = None
+        self._has_ended = False
+        self._audio_format = (options.get("audio") or {}).get("format") or _AUDIO_FORMAT
         self._annotations: list[dict[str, Any]] = []
         self._refusal: str | None = None
 
@@ -64,6 +71,7 @@ class ReceivedMessage:
             message.additional_kwargs[PROVIDER_FIELDS] = self._provider_fields
         self._images += _images(source)
         message.blocks = [*message.blocks, *self._images]
+        self._add_audio(response, get_field(source, "audio"))
         self._annotations = annotations_of(source) or self._annotations
         if self._annotations:
             # LlamaIndex's class of another endpoint of OpenAI has them in the response; agents keep the message only.
@@ -80,6 +88,19 @@ class ReceivedMessage:
                 blocks = [block for block in message.blocks if not isinstance(block, TextBlock)]
                 message.blocks = [*blocks, TextBlock(text=self._refusal)]
         return response
+
+    def _add_audio(self, response: ChatResponse, audio: Any) -> None:
+        """Add the audio of an answer, of a stream at its end. LlamaIndex has that of a whole answer, always as MP3."""
+        self._audio_data += filter(None, [get_field(audio, "data")])
+        self._audio_id = get_field(audio, "id") or self._audio_id
+        self._has_ended = self._has_ended or response.delta is None or finish_reason(response) is not None
+        if not (self._audio_data and self._has_ended):
+            return
+        message = response.message
+        blocks = [block for block in message.blocks if not isinstance(block, AudioBlock)]
+        message.blocks = [*blocks, AudioBlock(audio="".join(self._audio_data).encode(), format=self._audio_format)]
+        if self._audio_id:  # the next request repeats it in place of the audio
+            message.additional_kwargs[_AUDIO_ID] = self._audio_id
 
 
 def _images(source: Any) -> Iterator[ImageBlock]:
@@ -146,7 +167,7 @@ def _check_calls(message: ChatMessage) -> None:
 
 def _content_with_media(message: ChatMessage) -> Any:
     """Return the content of a message with images, files or audio; None if LlamaIndex sends it, as for the user's."""
-    if message.role == "user" or "reference_audio_id" in message.additional_kwargs:
+    if message.role == "user" or _AUDIO_ID in message.additional_kwargs:
         return None
     blocks = [block for block in message.blocks if not isinstance(block, ThinkingBlock | ToolCallBlock)]
     if all(isinstance(block, TextBlock) for block in blocks):

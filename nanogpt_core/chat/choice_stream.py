@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Iterator
 from io import StringIO
@@ -39,6 +40,7 @@ class ChoiceStream:
         self._refusal = ""
         self._annotations: list[dict[str, Any]] = []
         self._links: list[str] = []  # of images
+        self._audio = _Base64Joiner()
         self._texts: dict[str, StringIO] = defaultdict(StringIO)  # the texts of all fields of the deltas
         self._late: list[dict[str, Any]] = []  # parts after the finish_reason that may be the answer again
         self._late_texts: dict[str, StringIO] = defaultdict(StringIO)  # their texts
@@ -119,6 +121,8 @@ class ChoiceStream:
         if self._request.wants_json and not self.is_finished:
             expects_json = not self._has_expected_calls
             deltas.append({"content": self._json_text.add(None, is_last=True, expects_json=expects_json)})
+        if rest := self._audio.add("", is_last=True):
+            deltas.append({"audio": {"data": rest}})
         if self._annotations:
             deltas.append({ANNOTATIONS: self._annotations})
         if fields := self._fields.document(self._calls.fields()):
@@ -140,6 +144,9 @@ class ChoiceStream:
         repair_delta(delta, self._request.tools)
         if "content_blocks" in delta:
             delta["content_blocks"] = [block for block in delta["content_blocks"] if self._is_new(block)]
+        audio = delta.get("audio") or {}
+        if isinstance(audio.get("data"), str):
+            delta["audio"] = {**audio, "data": self._audio.add(audio["data"])}
         for name in _TEXTS:
             if isinstance(delta.get(name), str):
                 delta[name] = self._surrogates.join(name, delta[name], is_last=is_last)
@@ -179,6 +186,28 @@ class ChoiceStream:
 
     def _make_part(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": self._index, "delta": delta, "finish_reason": None}
+
+
+class _Base64Joiner:
+    """Makes pieces of base64 one text: hosts encode each piece by itself, and frameworks only join the texts."""
+
+    def __init__(self) -> None:
+        self._text, self._rest = "", b""  # that the next piece may complete
+
+    def add(self, piece: str, *, is_last: bool = False) -> str:
+        """Return the text to send on for a piece. Text that is not base64 is sent on as it is."""
+        text = self._text + piece
+        if is_last:
+            text += "=" * (-len(text) % 4)  # some hosts leave it out
+        whole = len(text) // 4 * 4
+        try:
+            data = self._rest + b64decode(text[:whole], validate=True)
+        except ValueError:
+            held_back, self._text, self._rest = b64encode(self._rest).decode() + self._text, "", b""
+            return held_back + piece
+        end = len(data) if is_last else len(data) // 3 * 3
+        self._text, self._rest = text[whole:], data[end:]
+        return b64encode(data[:end]).decode()
 
 
 def _add_texts(texts: dict[str, StringIO], delta: dict[str, Any]) -> None:

@@ -107,12 +107,12 @@ def _add_part(choice: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
-    """Add further fields: texts, lists and objects are joined, other values replaced; in place."""
+    """Add further fields: texts, lists and objects are joined, ids and other values replaced; in place."""
     for name, value in further.items():
         before = known.get(name)
         if isinstance(before, dict) and isinstance(value, dict):
             _join(before, value)
-        elif isinstance(before, str) and isinstance(value, str):
+        elif isinstance(before, str) and isinstance(value, str) and name != "id":
             known[name] = before + value
         elif isinstance(before, list) and isinstance(value, list):
             before += value

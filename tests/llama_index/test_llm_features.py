@@ -532,3 +532,43 @@ def test_agent_raises_the_error_of_its_model(index):
 
     with pytest.raises(errors.InsufficientBalanceError, match=r"\$0\.0035"):
         asyncio.run(run())
+
+
+# --- audio ---
+
+AUDIO = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+WAYS_TO_ASK_FOR_AUDIO = {
+    "option": ({"modalities": AUDIO["modalities"], "audio_config": AUDIO["audio"]}, {}),
+    "additional_kwargs": ({"additional_kwargs": AUDIO}, {}),
+    "call": ({}, AUDIO),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_ASK_FOR_AUDIO)
+async def test_audio_of_a_whole_answer_has_the_format_that_was_asked_for(call, fresh_sandbox, way):
+    message = {"audio": {"id": "audio_1", "data": "QUJD", "transcript": "Hi.", "expires_at": 9}}
+    fresh_sandbox.add_replies(Fault(200, body={"choices": [{"message": message, "finish_reason": "stop"}]}))
+    options, more = WAYS_TO_ASK_FOR_AUDIO[way]
+    llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, **options)
+    answer = (await call(llm, "chat", HELLO, **more)).message
+    assert [(one.audio, one.format) for one in answer.blocks] == [(b"QUJD", "wav")]
+    assert answer.additional_kwargs["reference_audio_id"] == "audio_1"
+    assert {name: fresh_sandbox.requests[0].body[name] for name in AUDIO} == AUDIO
+
+
+@pytest.mark.parametrize("method", ["complete", "stream_complete"])
+@pytest.mark.parametrize("way", WAYS_TO_ASK_FOR_AUDIO)
+async def test_completion_with_audio_is_refused_before_it_costs(call, fresh_sandbox, way, method):
+    options, more = WAYS_TO_ASK_FOR_AUDIO[way]
+    llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, **options)
+    with pytest.raises(errors.ConfigurationError, match=r"a completion is text only\. Call chat\(\)"):
+        await call(llm, method, "Hello", **more)
+    assert not fresh_sandbox.requests
+
+
+async def test_stream_with_audio_as_an_option_is_refused_with_the_remedy(call, fresh_sandbox):
+    options, _ = WAYS_TO_ASK_FOR_AUDIO["option"]
+    llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, **options)
+    with pytest.raises(errors.ConfigurationError, match=r"Pass modalities and audio in the call"):
+        await call(llm, "stream_chat", HELLO)
+    assert not fresh_sandbox.requests

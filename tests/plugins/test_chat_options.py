@@ -204,6 +204,7 @@ async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fre
         ("extra_headers", {"Content-Length": "5"}, r"^extra_headers: 'Content-Length' describes the body"),
         ("extra_headers", 5, r"^extra_headers must be a mapping, not int"),
         ("extra_query", "a=b", r"^extra_query must be a mapping, not str"),
+        ("audio", "alloy", r"^audio must be a mapping, not str"),
         ("extra_body", [1], r"^extra_body must be a mapping, not list"),
         ("stream_options", True, r"^stream_options must be a mapping, not bool"),
         ("response_format", "json", r"^response_format must be a mapping or a class, not str"),

@@ -26,6 +26,9 @@ PRICING = {"amount": 0.25, "currency": "USD", "cost": 0.25, "paymentSource": "US
 SIGNATURE = {"google": {"thought_signature": "abc"}}
 
 
+AUDIO = {"id": "audio_1", "data": "QUJDREVG", "transcript": "Hi there.", "expires_at": 9}
+
+
 def clean(path: str = "/") -> str:
     """Remove everything below a path."""
     return path
@@ -75,6 +78,9 @@ class LangChain:
     def annotations(self, answer):
         return answer.additional_kwargs.get("annotations")
 
+    def audio(self, answer):
+        return answer.additional_kwargs.get("audio")
+
     def with_tool_result(self, answer):
         stored = messages_from_dict(json.loads(json.dumps(messages_to_dict([answer]))))
         return [*stored, *[ToolMessage("gone", tool_call_id=one["id"]) for one in answer.tool_calls]]
@@ -119,6 +125,12 @@ class LlamaIndex:
         found = answer.message.additional_kwargs.get("annotations")
         assert answer.additional_kwargs.get("annotations") == found
         return found
+
+    def audio(self, answer):
+        (block,) = [one for one in answer.message.blocks if one.block_type == "audio"]
+        sound = {"id": answer.message.additional_kwargs["reference_audio_id"], "data": block.audio.decode()}
+        assert block.format == "wav"
+        return {**AUDIO, **sound}  # LlamaIndex has no place for the rest
 
     def with_tool_result(self, answer):
         calls = self._llm.get_tool_calls_from_response(answer, error_on_no_tool_call=False)
@@ -434,3 +446,19 @@ async def test_used_up_quota_inside_a_reply_is_an_error_of_balance_or_quota(chat
         await chat.ask()
     assert caught.value.code == "insufficient_quota"
     assert len(chat.sandbox.requests) == 1
+
+
+async def test_audio_is_in_the_answer_and_its_id_is_sent_back(chat, form):
+    deltas = [
+        {"audio": {"id": "audio_1", "transcript": "Hi "}},
+        {"audio": {"data": "QUJD"}},
+        {"audio": {"transcript": "there.", "data": "REVG"}},
+        {"audio": {"expires_at": 9}},
+    ]
+    chat.reply(*([{"audio": AUDIO}] if form == "plain" else deltas))
+    asked = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    answer = await chat.ask(**asked)
+    assert chat.audio(answer) == AUDIO
+    chat.reply({"content": "Bye."})
+    await chat.ask(*chat.with_tool_result(answer))
+    assert chat.sandbox.requests[-1].body["messages"][1]["audio"] == {"id": "audio_1"}

@@ -1,6 +1,7 @@
 """Repeated events, usage after the end, and lines of JSON: habits of servers that a stream is cleaned of."""
 
 import json
+from base64 import b64decode, b64encode
 
 import pytest
 
@@ -306,3 +307,40 @@ def test_error_after_lines_of_ollama_is_raised():
 def test_lines_of_ollama_without_an_end_are_a_broken_answer():
     with pytest.raises(DamagedReplyError, match="broke off"):
         joined("".join(ollama(*OLLAMA_TEXT).splitlines(keepends=True)[:2]))
+
+
+# --- audio ---
+
+SOUND = bytes(range(20))
+WHOLE = b64encode(SOUND).decode()
+PIECES_OF_AUDIO = {
+    "one": [WHOLE],
+    "each encoded by itself": [b64encode(SOUND[at : at + 4]).decode() for at in range(0, 20, 4)],
+    "without the padding": [WHOLE.rstrip("=")],
+    "cut anywhere": [WHOLE[:1], WHOLE[1:6], WHOLE[6:8], "", WHOLE[8:]],
+}
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("case", PIECES_OF_AUDIO)
+def test_pieces_of_audio_are_joined_to_one_text_in_base64(case, streams):
+    """The SDK and LangChain only join the texts."""
+    deltas = [{"audio": {"id": "a", "transcript": "Hi "}}, {"audio": {"id": "a", "transcript": "there."}}]
+    deltas += [{"audio": {"data": piece}} for piece in PIECES_OF_AUDIO[case]]
+    body = sse(*map(chunk, deltas), chunk({"audio": {"expires_at": 9}}), chunk({}, "stop"), DONE)
+    audio = {"id": "a", "transcript": "Hi there.", "data": WHOLE, "expires_at": 9}
+    if not streams:
+        assert message_of(body)["audio"] == audio
+        return
+    sent = [
+        part["choices"][0]["delta"].get("audio") or {} for part in read(StreamReader(ChatRequest(streams=True)), body)
+    ]
+    pieces = [one["data"] for one in sent if "data" in one]
+    assert "".join(pieces) == WHOLE
+    assert b"".join(b64decode(piece, validate=True) for piece in pieces) == SOUND
+
+
+@pytest.mark.parametrize("pieces", [("no ba", "se64!"), ("QUJ", "é" * 5)])
+def test_audio_that_is_no_base64_is_sent_on_unchanged(pieces):
+    body = sse(*[chunk({"audio": {"data": piece}}) for piece in pieces], chunk({}, "stop"), DONE)
+    assert message_of(body)["audio"] == {"data": "".join(pieces)}
