@@ -20,6 +20,8 @@ _KEYS_PER_COMMAND = 512  # a longer command would keep other clients of the serv
 _SLOW_SECONDS = 0.25  # a failure that takes longer would delay each call while the server does not answer
 _AWAY_SECONDS = 10.0
 
+_inherited: list[Any] = []  # clients of a parent process, unused: to close one may wait for a lock, as to use it
+
 
 class RedisCache(ForkSafe):
     """An embedding cache in Redis or Valkey, shared by threads, processes, forks and machines.
@@ -74,6 +76,11 @@ class RedisCache(ForkSafe):
         self._away_until = -math.inf
         self._failure: Callable[[], Exception] = RuntimeError  # makes the error of a server that did not answer
         super().__init__()
+
+    def _in_child(self) -> None:
+        # A thread of the parent may have held a lock of redis-py's pool.
+        _inherited.append(self._client)
+        self._client = None
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Return the entries found for ``keys``."""

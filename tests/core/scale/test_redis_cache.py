@@ -1,5 +1,7 @@
 """``RedisCache`` against a real server: the contract of caches, expiry, outages, pickles and password."""
 
+import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -63,6 +65,31 @@ def test_interrupted_call_leaves_its_replies_to_no_other_call(cache, interrupted
         cache.put_many(entries)
     for _ in range(3):
         assert cache.get_many(list(entries)) == entries
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_process_does_not_wait_for_a_connection_of_its_parent(cache):
+    cache.put_many({b"key": b"entry"})
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with cache._client.connection_pool._lock:
+            held.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+        process = multiprocessing.get_context("fork").Process(target=cache.get_many, args=([b"key"],))
+        process.start()
+    process.join(20)
+    process.kill()
+    process.join()
+    over.set()
+    thread.join()
+    assert process.exitcode == 0
 
 
 def test_entries_expire_after_ttl(cache, name):
