@@ -17,9 +17,12 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core._runtime.extras import missing_extra
+from nanogpt_core._runtime.validation import check_positive
 from nanogpt_core._runtime.workers import require_event_loop
 
 try:
+    from langchain_openai import StreamChunkTimeoutError
+
     from langchain_nanogpt.errors import map_to_langchain_errors
     from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, restore_blocks, restore_reasoning
 except ImportError as error:
@@ -42,7 +45,7 @@ from nanogpt_core.chat.options import (
     request_options,
 )
 from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, RequestTimeoutError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_secrets
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
@@ -69,6 +72,7 @@ _UNUSED = {
     "openai_organization": "Leave it out: NanoGPT has no organizations.",
     "default_query": "Leave it out: the service's API has no such parameters.",
 }
+_OUTPUT_VERSIONS = (None, "v0", "v1")
 _BYTES_PER_TOKEN = 4
 _SETTINGS_OF_A_RUN = ("callbacks", "tags", "metadata", "run_name", "run_id")
 _SHARED_BY_COPIES = (
@@ -120,8 +124,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             of the SDK, and ``extra_body`` for those that only the service knows. For LangChain: ``name``, ``cache``,
             ``callbacks``, ``tags``, ``metadata``, ``verbose``, ``rate_limiter``, ``output_version``,
             ``custom_get_token_ids``, ``tiktoken_model_name``, ``disable_streaming``, ``disabled_params``,
-            ``include_response_headers``, ``stream_chunk_timeout``. Other names of options above: ``model_name``,
-            ``openai_api_key``, ``openai_api_base``, ``request_timeout``.
+            ``include_response_headers``, ``stream_chunk_timeout`` (of async streams only). Other names of options
+            above: ``model_name``, ``openai_api_key``, ``openai_api_base``, ``request_timeout``.
 
     Raises:
         ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
@@ -203,6 +207,13 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         for name in _RESPONSES_ONLY:
             if options.get(name):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
+        if options.get("output_version") not in _OUTPUT_VERSIONS:
+            raise ConfigurationError(
+                f'output_version must be "v0" or "v1", not {options["output_version"]!r}.',
+                remedy="Others are for OpenAI's Responses API, which is not used here.",
+            )
+        if options.get("stream_chunk_timeout"):  # 0 turns it off
+            check_positive("stream_chunk_timeout", options["stream_chunk_timeout"])
         if "use_responses_api" in options:
             options["use_responses_api"] = False  # None would let LangChain choose
 
@@ -214,13 +225,15 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
 
     @model_validator(mode="after")
     def validate_environment(self) -> Self:
-        """Let the base class complete a new object, and take no organization from the environment.
+        """Let the base class complete a new object, and take nothing for other endpoints from the environment.
 
         Pydantic also validates a complete object: one that is a field of a model, or was made by ``model_validate``.
         """
         if not hasattr(self, "_session"):
             super().validate_environment()  # type: ignore[operator] # pydantic replaces the decorator by the method
             self.openai_organization = None
+            if self.output_version not in _OUTPUT_VERSIONS:
+                self.output_version = None
         return self
 
     def _set_session_fields(self) -> None:
@@ -389,8 +402,14 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
-            async for chunk in super()._astream(*args, **self._stream_options(kwargs)):
-                yield chunk
+            try:
+                async for chunk in super()._astream(*args, **self._stream_options(kwargs)):
+                    yield chunk
+            except StreamChunkTimeoutError as error:
+                raise RequestTimeoutError(
+                    f"No further part of the answer came within {self.stream_chunk_timeout:g} s.",
+                    remedy="Try again, or raise stream_chunk_timeout.",
+                ) from error
 
     def _stream_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a stream for LangChain, which itself would replace all ``stream_options``."""

@@ -13,7 +13,13 @@ from langchain.agents import create_agent
 from langchain_core._api import LangChainBetaWarning
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
-from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError, ModelRateLimitError
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelAPIError,
+    ModelError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, trim_messages
 from langchain_core.rate_limiters import InMemoryRateLimiter
@@ -21,6 +27,7 @@ from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
 
+import fault_server
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from langchain_nanogpt.errors import ChatReplyError
 from nanogpt_core import errors
@@ -524,3 +531,22 @@ def test_streams_work_in_several_event_loops(scripted):
         return "".join([chunk.content async for chunk in chat.astream("Hello")])
 
     assert [asyncio.run(streamed()) for _ in range(3)] == ["Here I am."] * 3
+
+
+async def test_stream_chunk_timeout_is_an_error_of_this_project():
+    goes_on = threading.Event()
+
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        yield b'data: {"choices": [{"index": 0, "delta": {"content": "Bees"}}]}\n\n'
+        goes_on.wait(60)
+
+    with fault_server.FaultServer(answer) as server:
+        chat = ChatNanoGPT(api_key=server.api_key, base_url=server.base_url, stream_chunk_timeout=0.05)
+        with pytest.raises(
+            errors.RequestTimeoutError, match=r"within 0\.05 s\. Try again, or raise stream_chunk"
+        ) as caught:
+            async for _ in chat.astream("Hello"):
+                pass
+        goes_on.set()
+    assert isinstance(caught.value, ModelTimeoutError)

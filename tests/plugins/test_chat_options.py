@@ -320,11 +320,27 @@ def chat(fresh_sandbox):
         ({"model_kwargs": {"top_k": 4}}, "Unknown option 'top_k'"),
         ({"model_kwargs": {"metadata": {"a": "b"}}}, "would not be sent.*extra_body"),
         ({"model_kwargs": 5}, "model_kwargs must be a mapping, not int"),
+        ({"output_version": "V1"}, '^output_version must be "v0" or "v1", not \'V1\''),
+        ({"output_version": "responses/v1"}, "Responses API"),
+        ({"stream_chunk_timeout": float("nan")}, "^stream_chunk_timeout must be positive and finite"),
+        ({"stream_chunk_timeout": -1}, "^stream_chunk_timeout must be positive and finite"),
     ],
 )
 def test_langchain_refuses_changes_that_would_be_ignored(chat, change, options, words):
     with pytest.raises(NanoGPTError, match=words):
         change(chat, options)
+
+
+async def test_langchain_passes_over_an_output_version_of_the_environment_for_another_endpoint(
+    call, fresh_sandbox, monkeypatch
+):
+    monkeypatch.setenv("LC_OUTPUT_VERSION", "responses/v1")
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
+    chat = ChatNanoGPT(**options).configurable_fields(temperature=ConfigurableField(id="t"))
+    answer = await call(chat.with_config(configurable={"t": 0.25}), "invoke", "Hello")
+    assert isinstance(answer.content, str)
+    monkeypatch.setenv("LC_OUTPUT_VERSION", "v1")
+    assert isinstance((await call(ChatNanoGPT(**options), "invoke", "Hello")).content, list)
 
 
 def test_langchains_reason_for_an_invalid_option_is_the_message(fresh_sandbox):
