@@ -11,7 +11,7 @@ each further event. A stream that has begun is not retried.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, TypeVar
 
 import openai
@@ -55,7 +55,8 @@ class AsyncChatClient(NoMachineHeaders, openai.AsyncOpenAI):
 
 def _body_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the body of a request of the SDK, with the fields of ``extra_body`` over its own."""
-    return {**(options.get("body") or {}), **(options.get("options", {}).get("extra_json") or {})}
+    parts = (options.get("body"), options.get("options", {}).get("extra_json"))
+    return {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
 
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:

@@ -316,6 +316,8 @@ def test_other_requests_of_the_sdks_client_are_sent(make):
     client = chat.root_client if hasattr(chat, "root_client") else chat._get_client()
     with pytest.raises(errors.BadRequestError, match=r"answered 405 .* GET "), map_sdk_errors(chat._session):
         client.chat.completions.list()
+    with pytest.raises(errors.ModelNotFoundError, match="404"), map_sdk_errors(chat._session):
+        client.post("/other", cast_to=object, body=["no", "mapping"])
 
 
 @pytest.mark.parametrize(
