@@ -112,8 +112,11 @@ def check_encodes(name: str, value: str) -> None:
         raise ConfigurationError(f"{name} contains an unpaired surrogate, which UTF-8 cannot encode.") from error
 
 
-def check_plain_function(name: str, function: Any) -> None:
-    """Check that a function that was passed as an option runs when it is called: a coroutine or generator would not."""
+def check_plain_function(name: str, function: Any, *arguments: str) -> None:
+    """Check that a function that was passed as an option can be called with the ``arguments``, which are their names.
+
+    A coroutine or generator function would not run then.
+    """
     functions = (function, getattr(function, "__call__", None))  # noqa: B004
     if any(map(inspect.iscoroutinefunction, functions)):
         raise InvalidTypeError(
@@ -122,6 +125,17 @@ def check_plain_function(name: str, function: Any) -> None:
         )
     if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions):
         raise InvalidTypeError(f"{name} must be a plain function, not a generator function.", remedy="Leave out yield.")
+    try:
+        # A wrapper may take others than the function that it wraps.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # None, or a function in C
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise InvalidTypeError(
+            f"{name} is called with {' and '.join(arguments)}: {error}.", remedy="Pass a function that takes them."
+        ) from error
 
 
 def is_header(name: str, value: str, *, ascii_only: bool = True) -> bool:

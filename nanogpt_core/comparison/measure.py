@@ -238,7 +238,7 @@ def compare_models(
     check_positive("budget_usd", budget_usd)
     if progress is not None and not callable(progress):
         raise InvalidTypeError(f"progress must be a function, not {type(progress).__name__}.")
-    check_plain_function("progress", progress)
+    check_plain_function("progress", progress, "model", "done", "total")
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
         raise number_type_error("tolerance", tolerance)
     if not tolerance >= 0:  # nan too

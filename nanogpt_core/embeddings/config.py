@@ -245,4 +245,4 @@ def _check_strings_and_progress(config: EmbedderConfig) -> None:
     progress: object = config.progress
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
-    check_plain_function("progress", progress)
+    check_plain_function("progress", progress, "done", "total")

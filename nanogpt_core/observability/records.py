@@ -70,7 +70,7 @@ def check_on_request(hook: Any) -> None:
         return
     if not callable(hook):
         raise InvalidTypeError(f"on_request must be a function of a RequestRecord, not {type(hook).__name__}.")
-    check_plain_function("on_request", hook)
+    check_plain_function("on_request", hook, "a RequestRecord")
 
 
 def error_name(error: BaseException) -> str:

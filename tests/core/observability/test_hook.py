@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import functools
 import logging
 import pickle
 import threading
@@ -222,6 +223,34 @@ def test_coroutine_function_as_a_hook_is_refused():
     for one in (hook, Hook()):
         with pytest.raises(InvalidTypeError, match="plain function"):
             Embedder(api_key="k", on_request=one)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"on_request": lambda: None}, "on_request is called with a RequestRecord"),
+        ({"on_request": lambda one, more: (one, more)}, "on_request is called with a RequestRecord"),
+        ({"progress": lambda done: done}, "progress is called with done and total"),
+        ({"progress": lambda done, total, *, label: (done, total, label)}, "progress is called with done and total"),
+    ],
+)
+def test_function_that_cannot_take_the_arguments_is_refused(option, words):
+    with pytest.raises(InvalidTypeError, match=words):
+        Embedder(api_key="k", **option)
+
+
+def test_function_with_defaults_and_wrappers_and_builtin_functions_are_accepted(make):
+    def progress(done, total, label="texts"):
+        pass
+
+    @functools.wraps(progress)
+    def wrapper(*call):
+        progress(call[0], 3)
+
+    for function in (progress, wrapper, print, functools.partial(print, "at"), max):
+        make(progress=function)
+    make(on_request=functools.wraps(progress)(lambda record: record))
+    make(on_request=[].append)
 
 
 def test_pickles_and_copies_keep_the_hook(make):
