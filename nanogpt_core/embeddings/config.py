@@ -181,7 +181,7 @@ def _model_row(model: str | ModelInfo, info: object, endpoint: Endpoint, http_cl
                 f"model_info is about {info.id!r}, and model is {name!r}.", remedy="Pass the row as model."
             )
         return info
-    if info == "live":
+    if isinstance(info, str) and info == "live":
         return live_model_info(endpoint, name, http_client)
     if info is not None:
         raise InvalidTypeError(f'model_info must be "live" or a ModelInfo, not {info!r}.')
@@ -236,7 +236,7 @@ def _check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
 
 
 def _check_strings_and_progress(config: EmbedderConfig) -> None:
-    if config.on_overflow not in OVERFLOW_MODES:
+    if not isinstance(config.on_overflow, str) or config.on_overflow not in OVERFLOW_MODES:
         raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {config.on_overflow!r}.")
     for name, value in (("query_instruction", config.query_instruction), ("user", config.user)):
         if value is not None and not isinstance(value, str):

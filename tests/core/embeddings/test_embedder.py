@@ -121,6 +121,8 @@ def right(faults):
         ({"on_overflow": "cut"}, ValueError, "error, truncate, split"),
         ({"on_overflow": None}, ValueError, "on_overflow"),
         ({"on_overflow": ["split"]}, ValueError, "on_overflow"),
+        ({"on_overflow": np.zeros(2)}, ValueError, "on_overflow must be"),
+        ({"model_info": np.zeros(2)}, TypeError, "model_info must be"),
         ({"progress": 5}, TypeError, "progress"),
         ({"progress": "yes"}, TypeError, "progress"),
         ({"api_key": ""}, ValueError, "api_key"),
