@@ -12,7 +12,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
 from multiprocessing import parent_process, util
 from typing import Any, TypeVar
 
@@ -36,12 +36,30 @@ _MAX_RECORDS = 1000  # of one round trip: the server works for 6 ms. After an ou
 _FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twice, for a request that takes them along
 
 
-class _Request(Future[Reply]):
-    """A request of one thread, with its arguments for the script. It is cancelled if its round trip is interrupted."""
+@dataclass(eq=False, slots=True)
+class _Request:
+    """A request of one thread: its arguments for the script, and its outcome. None: its round trip was interrupted."""
 
-    def __init__(self, *fields: Any) -> None:
-        super().__init__()
-        self.fields = fields
+    fields: tuple[Any, ...]
+    outcome: Reply | NanoGPTError | None = None
+
+
+@dataclass(slots=True)
+class _Trip:
+    """The requests of one round trip. The thread of the first one sends them all.
+
+    Attributes:
+        is_closed: True if the trip takes no further requests.
+        ended: A lock that is free once the trip has ended. Its release cannot be interrupted, unlike an ``Event``.
+    """
+
+    requests: list[_Request] = field(default_factory=list)
+    is_closed: bool = False
+    ended: threading.Lock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ended = threading.Lock()
+        self.ended.acquire()
 
 
 class RedisSession(ForkSafe):
@@ -75,7 +93,7 @@ class RedisSession(ForkSafe):
         self._next_probe: float | None = None  # of a server that is away: time of the next attempt to reach it
         self._reason = ""  # why it is away
         self._records: list[list[Any]] = []
-        self._requests: list[_Request] = []  # of threads that wait for the next round trip
+        self._trip = _Trip()  # of the threads that wait
         self._round_trip = threading.Lock()
         self._round_trips = 0
         self._flushing = False
@@ -116,9 +134,10 @@ class RedisSession(ForkSafe):
         """
         self._check_reachable()
         try:
-            while True:
-                with contextlib.suppress(CancelledError):
-                    return self._carry(_Request(action, name, nano, budget, patience, texts, gathers))
+            reply = None
+            while reply is None:
+                reply = self._carry(_Request((action, name, nano, budget, patience, texts, gathers)))
+            return reply
         except ConfigurationError:
             raise
         except BaseException:
@@ -134,37 +153,42 @@ class RedisSession(ForkSafe):
         """Queue a record that gives back start time and cost, if they were reserved, of a request that is not sent."""
         self.record(["settle", name, "unsent", max(nano, 0), 0, 0, 0, 0])
 
-    def _carry(self, request: _Request) -> Reply:
-        """Return the reply to a request. The first of those that wait sends them all, after the round trip before."""
-        waiting = self._requests
+    def _carry(self, request: _Request) -> Reply | None:
+        """Return the reply to a request, or None if the thread that has sent it was interrupted.
+
+        The first of those that wait sends them all, after the round trip before.
+        """
+        trip = self._trip
         try:
             with self._lock:
-                waiting = self._requests
-                waiting.append(request)
-            if waiting[0] is request:
+                if self._trip.is_closed:
+                    self._trip = _Trip()
+                trip = self._trip
+                trip.requests.append(request)
+            if trip.requests[0] is request:
                 with self._round_trip:
-                    self._send(waiting)
-            failure = request.exception()
-            if failure is not None:
-                raise copy.copy(failure)  # raising an error adds to its traceback: each thread gets one of its own
-            return request.result()
+                    self._send(trip)
+            else:
+                with trip.ended:
+                    pass
         finally:  # KeyboardInterrupt, for example, may come at any point
-            with self._lock:
-                is_first = waiting[:1] == [request]
-                if is_first and self._requests is waiting:
-                    self._requests = []
-                elif not is_first and request in waiting:
-                    waiting.remove(request)
-            if is_first:
-                for one in list(waiting):  # the threads of those without an outcome begin again
-                    one.cancel()
+            if trip.requests[:1] == [request]:
+                trip.is_closed = True
+                trip.ended.release()
+            elif request.outcome is None:
+                with self._lock:
+                    if request in trip.requests:
+                        trip.requests.remove(request)
+        if isinstance(request.outcome, NanoGPTError):
+            raise copy.copy(request.outcome)  # raising an error adds to its traceback: each thread gets one of its own
+        return request.outcome
 
-    def _send(self, waiting: list[_Request]) -> None:
+    def _send(self, trip: _Trip) -> None:
         """Send requests and the records that wait, and keep the outcome of each request."""
         self._round_trips += 1
         # At once: a record may take back a request that was interrupted, and must not be sent before it.
         with self._lock:
-            self._requests, requests = [], list(waiting)
+            trip.is_closed, requests = True, list(trip.requests)
             records = self._records[:_MAX_RECORDS]  # kept until the reply: to apply one again changes nothing
             last, was_away = self.last_reply, not self.is_reachable
         known = (last.generation, last.committed, last.peak, last.now) if last else ("", 0, 0, 0)
@@ -174,11 +198,11 @@ class RedisSession(ForkSafe):
             state, *answers = self._run(lambda client: ADMIT.run(client, self._keys, orjson.dumps(arguments)))
         except NanoGPTError as error:
             for request in requests:
-                request.set_exception(error.with_traceback(None))  # a cycle of error and frame would keep the client
+                request.outcome = error.with_traceback(None)  # a cycle of error and frame would keep the client
             return
         replies = [Reply.parse(state, answer) for answer in answers]
         for request, reply in zip(requests, replies, strict=True):
-            request.set_result(reply)
+            request.outcome = reply
         with self._lock:
             del self._records[: len(records)]
             self.last_reply = replies[-1]

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import ctypes
 import gc
+import itertools
 import json
 import logging
 import multiprocessing
@@ -802,6 +803,12 @@ def test_worker_counts_at_once_and_until_a_minute_after_its_last_request(make_li
     assert other._session.last_reply.workers == 3
 
 
+def number_of_waiting(limits):
+    """Return the number of threads that wait for the next round trip."""
+    trip = limits._session._trip
+    return 0 if trip.is_closed else len(trip.requests)
+
+
 def start_while_scripts_wait(client, limits, threads):
     """Start threads that reserve: the server holds the first one's script, so the others wait for the next trip."""
     client.client_pause(GUARD_SECONDS * 1000, all=False)
@@ -809,7 +816,7 @@ def start_while_scripts_wait(client, limits, threads):
     wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: len(limits._session._requests) == len(threads) - 1)
+    wait_until(lambda: number_of_waiting(limits) == len(threads) - 1)
 
 
 def test_threads_that_wait_share_a_round_trip(redis, name):
@@ -863,7 +870,7 @@ def test_interrupted_thread_lets_those_that_wait_with_it_continue(redis, name):
         start_while_scripts_wait(client, limits, threads[:2])
         for thread in threads[2:]:
             thread.start()
-        wait_until(lambda: len(limits._session._requests) == 4)
+        wait_until(lambda: number_of_waiting(limits) == 4)
         # The second thread will send the requests of the three that came later, once the server answers the first.
         sender = ctypes.c_ulong(threads[1].ident)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(sender, ctypes.py_object(KeyboardInterrupt))
@@ -872,6 +879,47 @@ def test_interrupted_thread_lets_those_that_wait_with_it_continue(redis, name):
             thread.join(GUARD_SECONDS)
     assert interrupted == [threads[1].ident]
     assert len({admission.start for admission in admitted}) == 5
+
+
+def test_thread_that_is_interrupted_at_any_call_lets_those_that_wait_with_it_continue(make_limits):
+    limits = make_limits(1000)
+    admit(limits)  # imports modules
+
+    def start_others(others, is_over):
+        with limits._session._round_trip:
+            wait_until(lambda: is_over.is_set() or number_of_waiting(limits) == 1)
+            for thread in others:
+                thread.start()
+            wait_until(lambda: is_over.is_set() or number_of_waiting(limits) == 4)
+
+    for number in itertools.count(1):
+        calls, reached, is_over = itertools.count(1), [], threading.Event()
+
+        def trace(frame, _event, _argument, calls=calls, reached=reached, number=number):
+            # Python runs signal handlers when a function begins.
+            if "site-packages" not in frame.f_code.co_filename and next(calls) == number:
+                reached.append(frame.f_code.co_name)
+                raise KeyboardInterrupt
+
+        others = [threading.Thread(target=limits.reserve, args=(FREE,), daemon=True) for _ in range(3)]
+        starter = threading.Thread(target=start_others, args=(others, is_over))
+        starter.start()
+        wait_until(limits._session._round_trip.locked)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            limits.reserve(FREE)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+            is_over.set()
+        for thread in (starter, *others):
+            thread.join(GUARD_SECONDS)
+            assert not thread.is_alive(), reached
+        if not reached:
+            break
+    assert number > 20
 
 
 def test_interrupted_request_leaves_its_reply_to_no_other_request(make_limits, interrupted):
