@@ -12,7 +12,7 @@ import numpy as np
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
 from nanogpt_core._runtime.log import DistinctWarnings
-from nanogpt_core._runtime.signals import raised_by_signal_handler
+from nanogpt_core._runtime.signals import raised_by_signal_handler, unwrap_signal_errors
 
 _query: ContextVar[object] = ContextVar("nanogpt_query", default=None)
 
@@ -106,7 +106,8 @@ class SeparatedStore(BaseKVStore):
     @contextmanager
     def _warning_of_failure(self, verb: str) -> Iterator[None]:
         try:
-            yield
+            with unwrap_signal_errors():
+                yield
         except Exception as error:
             # A store may raise anything.
             if raised_by_signal_handler(error):
