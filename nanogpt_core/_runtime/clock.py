@@ -17,8 +17,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nanogpt_core._runtime.validation import number_type_error
-from nanogpt_core.errors import ConfigurationError, RequestTimeoutError
+from nanogpt_core._runtime.validation import check_not_negative
+from nanogpt_core.errors import RequestTimeoutError
 
 _lock = threading.Lock()
 _skipped_seconds = 0.0  # never decreases, so that now() does not run backwards after a fake clock
@@ -42,10 +42,7 @@ class FakeClock:
             InvalidTypeError: ``seconds`` is no number.
             ConfigurationError: It is negative or not finite. Time never runs backwards.
         """
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise number_type_error("seconds", seconds)
-        if not 0 <= seconds < math.inf:
-            raise ConfigurationError("seconds must be at least 0 and finite: the clock never runs backwards.")
+        check_not_negative("seconds", seconds)
         _skip(seconds)
 
 

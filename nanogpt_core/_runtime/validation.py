@@ -56,6 +56,14 @@ def check_positive(name: str, value: Any, *, at_least: float = 0.0) -> None:
         raise ConfigurationError(f"{name} must be at least {at_least:g}, not {value!r}.")
 
 
+def check_not_negative(name: str, value: Any) -> None:
+    """Check that ``value`` is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise number_type_error(name, value)
+    if not 0 <= value <= sys.float_info.max:
+        raise ConfigurationError(f"{name} must be at least 0 and finite.")
+
+
 def number_type_error(name: str, value: Any) -> InvalidTypeError:
     """Return the error for a value that is neither an int nor a float, with the conversion if there is one."""
     return InvalidTypeError(

@@ -12,13 +12,12 @@ from __future__ import annotations
 import difflib
 import json
 import pkgutil
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nanogpt_core._runtime.validation import check_number, number_type_error
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core._runtime.validation import check_not_negative, check_number
+from nanogpt_core.errors import InvalidTypeError
 
 MAX_ITEMS = 2048
 """Maximum number of texts in one request (reference page)."""
@@ -84,11 +83,8 @@ class ModelInfo:
             value = getattr(self, name)
             if not isinstance(value, str) and (value is not None or name == "id"):
                 raise InvalidTypeError(f"{name} must be a str, not {type(value).__name__}.")
-        price = self.usd_per_million_tokens
-        if price is not None and (isinstance(price, bool) or not isinstance(price, (int, float))):
-            raise number_type_error("usd_per_million_tokens", price)
-        if price is not None and not 0 <= price <= sys.float_info.max:
-            raise ConfigurationError("usd_per_million_tokens must be at least 0 and finite.")
+        if self.usd_per_million_tokens is not None:
+            check_not_negative("usd_per_million_tokens", self.usd_per_million_tokens)
 
     @property
     def reduces(self) -> bool:

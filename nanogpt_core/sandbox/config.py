@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from nanogpt_core._runtime.validation import check_bool, check_number, check_positive, is_header
+from nanogpt_core._runtime.validation import check_bool, check_not_negative, check_number, check_positive, is_header
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo, get_model
-from nanogpt_core.sandbox.script import Fault, Reply, check_faults, check_seconds, check_type
+from nanogpt_core.sandbox.script import Fault, Reply, check_faults, check_type
 
 DEFAULT_API_KEY = "sk-nano-sandbox"
 """The key that the sandbox accepts by default; worthless elsewhere."""
@@ -174,7 +174,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "host": partial(check_type, kind=str),  # an empty one is every address of the machine
     "port": partial(check_number, least=0, most=_MAX_PORT),
     "api_key": _check_key,
-    "latency": check_seconds,
+    "latency": check_not_negative,
     "requests_per_second": check_positive,
     "requests_per_day": _unless_none(partial(check_number, least=1)),
     "vendor_limits": _unless_none(check_bool),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from nanogpt_core._runtime.validation import check_number, is_header, number_type_error
+from nanogpt_core._runtime.validation import check_not_negative, check_number, is_header
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 _MIN_STATUS, _MAX_STATUS = 200, 599
@@ -35,14 +34,6 @@ def as_json(name: str, value: Any) -> bytes:
         return orjson.dumps(value, default=dict)
     except TypeError as error:
         raise InvalidTypeError(f"{name} cannot be sent as JSON: {error}.") from error
-
-
-def check_seconds(name: str, value: Any) -> None:
-    """Check that ``value`` is a finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise number_type_error(name, value)
-    if not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} must be at least 0 and finite, not {value!r}.")
 
 
 def check_faults(name: str, value: Any) -> None:
@@ -74,7 +65,7 @@ class Fault:
     def __post_init__(self) -> None:
         if self.status is not None:
             check_number("status", self.status, _MIN_STATUS, _MAX_STATUS)
-        check_seconds("delay", self.delay)
+        check_not_negative("delay", self.delay)
         check_type("headers", self.headers, Mapping)
         for name, value in self.headers.items():
             check_type("A name in headers", name, str)
@@ -103,8 +94,8 @@ class ToolCall:
         check_type("name", self.name, str)
         if not isinstance(self.arguments, str):
             check_type("arguments", self.arguments, Mapping)
-        as_json("name", self.name)
-        as_json("arguments", self.arguments)
+        for name in ("name", "arguments", "id"):
+            as_json(name, getattr(self, name))
 
     @property
     def arguments_text(self) -> str:

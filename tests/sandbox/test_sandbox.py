@@ -910,6 +910,7 @@ def test_options_of_wrong_types_are_refused(option):
         (lambda: Fault(body="\ud800"), "body cannot be sent as JSON"),
         (lambda: ToolCall("look", {"at": object()}), "arguments cannot be sent as JSON"),
         (lambda: ToolCall("look", '{"at": "\ud800"}'), "arguments cannot be sent as JSON"),
+        (lambda: ToolCall("look", id=object()), "id cannot be sent as JSON"),
         (lambda: ToolCall("\ud800"), "name cannot be sent as JSON"),
         (lambda: Reply("\ud800"), "text cannot be sent as JSON"),
         (lambda: Reply(reasoning="\ud800"), "reasoning cannot be sent as JSON"),

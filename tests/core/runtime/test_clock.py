@@ -195,6 +195,7 @@ def test_fake_clock_can_be_moved_by_hand():
         (-1, ConfigurationError),
         (math.nan, ConfigurationError),
         (math.inf, ConfigurationError),
+        (10**400, ConfigurationError),
         ("5", InvalidTypeError),
         (True, InvalidTypeError),
         (None, InvalidTypeError),
