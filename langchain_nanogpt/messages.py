@@ -152,7 +152,7 @@ class ConvertedReplies(BaseChatOpenAI):
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        for name in ("reasoning_content", PROVIDER_FIELDS, ANNOTATIONS):
+        for name in ("reasoning_content", PROVIDER_FIELDS, ANNOTATIONS, "audio"):
             chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
         return chunk
 

@@ -93,7 +93,9 @@ class ReceivedMessage:
         """Add the audio of an answer, of a stream at its end. LlamaIndex has that of a whole answer, always as MP3."""
         self._audio_data += filter(None, [get_field(audio, "data")])
         self._audio_id = get_field(audio, "id") or self._audio_id
-        self._has_ended = self._has_ended or response.delta is None or finish_reason(response) is not None
+        choice = _first_choice(response)  # none in the last part of a stream, with the usage
+        is_last = response.delta is None or choice is None or choice.finish_reason is not None
+        self._has_ended = self._has_ended or is_last
         if not (self._audio_data and self._has_ended):
             return
         message = response.message
@@ -140,11 +142,13 @@ def complete_messages(
     reasoning = [_reasoning(message) if send_reasoning else {} for message in messages]
     fields = [message.additional_kwargs.get(PROVIDER_FIELDS) for message in messages]
     contents = [_content_with_media(message) for message in messages]
-    if not (any(reasoning) or any(fields) or any(contents)):
+    beside_audio = [_parts_beside_audio(message) for message in messages]
+    if not (any(reasoning) or any(fields) or any(contents) or any(beside_audio)):
         return None
     sent: list[Any] = list(to_openai_message_dicts(messages, model=model))
-    for one, texts, more, content in zip(sent, reasoning, fields, contents, strict=True):
+    for one, texts, more, content, parts in zip(sent, reasoning, fields, contents, beside_audio, strict=True):
         one.pop(PROVIDER_FIELDS, None)  # LlamaIndex sends all additional_kwargs of a message without blocks
+        one.update(parts)
         if content:
             one["content"] = content
         if send_reasoning:
@@ -173,6 +177,14 @@ def _content_with_media(message: ChatMessage) -> Any:
     if all(isinstance(block, TextBlock) for block in blocks):
         return None
     return to_openai_message_dict(ChatMessage(role="user", blocks=blocks)).get("content")
+
+
+def _parts_beside_audio(message: ChatMessage) -> dict[str, Any]:
+    """Return the text and the tool calls of an earlier answer with audio, of which LlamaIndex sends only the id."""
+    if message.role != "assistant" or _AUDIO_ID not in message.additional_kwargs:
+        return {}
+    blocks = [one for one in message.blocks if isinstance(one, ToolCallBlock) or getattr(one, "text", None)]
+    return dict(to_openai_message_dict(ChatMessage(role=message.role, blocks=blocks))) if blocks else {}
 
 
 def _reasoning(message: ChatMessage) -> dict[str, str]:

@@ -18,7 +18,7 @@ from nanogpt_core.chat.tool_calls import ToolCallAssembler
 
 _TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
 # The SDK joins the parts of an answer in JSON itself: all texts, and lists by the index of their entries.
-_FIELDS_IN_JSON_MODE = ("role", *_TEXTS, "tool_calls", "function_call")
+_FIELDS_IN_JSON_MODE = ("role", *_TEXTS, "audio", "tool_calls", "function_call")
 
 
 class ChoiceStream:

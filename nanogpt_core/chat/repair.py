@@ -26,6 +26,8 @@ _COUNTS = {
 _OLLAMA_COUNTS = {"prompt_tokens": "prompt_eval_count", "completion_tokens": "eval_count"}
 _MAX_DIGITS = 15  # of a count
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+# Frameworks join these, and raise raw errors for other types.
+_AUDIO_FIELDS: dict[str, type] = {"id": str, "data": str, "transcript": str, "expires_at": int}
 _TEXT_BLOCKS = ("text", "output_text", "input_text", None)
 
 
@@ -100,8 +102,10 @@ def repair_delta(message: dict[str, Any], tools: frozenset[str] = frozenset()) -
             message.pop(name, None)
     if message.get("reasoning") and message.get("reasoning_content") == "":
         del message["reasoning_content"]  # LlamaIndex would take it
-    if not isinstance(message.get("audio"), dict):
-        message.pop("audio", None)
+    audio = message.pop("audio", None)
+    if isinstance(audio, dict):
+        kinds = {name: _AUDIO_FIELDS.get(name, object) for name in audio}
+        message["audio"] = {name: value for name, value in audio.items() if isinstance(value, kinds[name])}
     content = message.get("content")
     if isinstance(content, (list, dict)):
         _join_blocks(message, content if isinstance(content, list) else [content])

@@ -744,3 +744,11 @@ async def test_agent_sends_reasoning_and_provider_fields_back(replying, call_, f
     (sent,) = [one for one in sandbox.requests[-1].body["messages"] if one["role"] == "assistant"]
     assert (sent["reasoning"], "reasoning_content" in sent) == ("I must clean.", False)
     assert [one["extra_content"] for one in sent["tool_calls"]] == [SIGNATURE]
+
+
+async def test_audio_beside_an_answer_in_json_is_kept_once(replying, ask):
+    audio = {"id": "audio_1", "data": "QUI=", "transcript": "Hi.", "expires_at": 9}
+    sandbox = replying({"content": "{}", "audio": audio})
+    answer = await ask(sandbox.chat(model_kwargs={"response_format": {"type": "json_object"}}), "Answer in JSON.")
+    assert answer.content == "{}"
+    assert answer.additional_kwargs["audio"] == audio

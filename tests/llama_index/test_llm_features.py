@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import json
 import pickle
 import traceback
 
@@ -572,3 +573,14 @@ async def test_stream_with_audio_as_an_option_is_refused_with_the_remedy(call, f
     with pytest.raises(errors.ConfigurationError, match=r"Pass modalities and audio in the call"):
         await call(llm, "stream_chat", HELLO)
     assert not fresh_sandbox.requests
+
+
+async def test_audio_of_a_stream_without_a_finish_reason_is_in_the_last_message(call, fresh_sandbox):
+    parts = [{"choices": [{"index": 0, "delta": {"audio": {"data": data}}}]} for data in ("QUJD", "REVG")]
+    parts.append({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}})
+    body = "".join(f"data: {json.dumps(part)}\n\n" for part in parts)
+    fresh_sandbox.add_replies(Fault(200, body=f"{body}data: [DONE]\n\n"))
+    llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
+    stream = await call(llm, "stream_chat", HELLO, **AUDIO)
+    *_, last = list(stream) if call.kind == "sync" else [part async for part in stream]
+    assert [one.audio for one in last.message.blocks if isinstance(one, AudioBlock)] == [b"QUJDREVG"]

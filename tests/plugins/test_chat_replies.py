@@ -462,3 +462,22 @@ async def test_audio_is_in_the_answer_and_its_id_is_sent_back(chat, form):
     chat.reply({"content": "Bye."})
     await chat.ask(*chat.with_tool_result(answer))
     assert chat.sandbox.requests[-1].body["messages"][1]["audio"] == {"id": "audio_1"}
+
+
+async def test_text_and_tool_calls_beside_audio_are_sent_back(chat, form):
+    calls = fragment("look", "{}", id="call_1")
+    chat.reply(
+        *(
+            [{"content": "Hi.", "audio": AUDIO, **calls}]
+            if form == "plain"
+            else [{"content": "Hi."}, {"audio": AUDIO}, calls]
+        ),
+        reason="tool_calls",
+    )
+    answer = await chat.ask()
+    chat.reply({"content": "Bye."})
+    await chat.ask(*chat.with_tool_result(answer))
+    _, sent, _ = chat.sandbox.requests[-1].body["messages"]
+    assert sent["audio"] == {"id": "audio_1"}
+    assert sent["content"] == "Hi."
+    assert [one["id"] for one in sent["tool_calls"]] == ["call_1"]

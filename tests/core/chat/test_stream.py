@@ -340,6 +340,21 @@ def test_pieces_of_audio_are_joined_to_one_text_in_base64(case, streams):
     assert b"".join(b64decode(piece, validate=True) for piece in pieces) == SOUND
 
 
+def test_audio_beside_an_answer_in_json_is_kept_whole():
+    deltas = [{"content": "{"}, {"audio": {"data": WHOLE[:8]}}, {"audio": {"data": WHOLE[8:]}}, {"content": "}"}]
+    body = sse(*map(chunk, deltas), chunk({}, "stop"), DONE)
+    events = read(StreamReader(ChatRequest(streams=True, wants_json=True)), body)
+    sent = [event["choices"][0]["delta"].get("audio") or {} for event in events]
+    assert "".join(one.get("data", "") for one in sent) == WHOLE
+
+
+def test_parts_of_audio_with_wrong_types_are_left_out():
+    """Frameworks raise raw errors when they join parts of different types."""
+    audio = [{"id": "a", "data": "QUJD"}, {"id": 5, "data": None}, {"data": [1]}, {"transcript": {}, "expires_at": "9"}]
+    body = sse(*[chunk({"audio": one}) for one in audio], chunk({}, "stop"), DONE)
+    assert message_of(body)["audio"] == {"id": "a", "data": "QUJD"}
+
+
 @pytest.mark.parametrize("pieces", [("no ba", "se64!"), ("QUJ", "é" * 5)])
 def test_audio_that_is_no_base64_is_sent_on_unchanged(pieces):
     body = sse(*[chunk({"audio": {"data": piece}}) for piece in pieces], chunk({}, "stop"), DONE)
