@@ -119,6 +119,8 @@ def _check_tools(tools: Iterable[Any]) -> None:
 
 def check_ranges(options: Mapping[str, Any]) -> None:
     """Check that no number is one that the service refuses for every model, or a bool."""
+    if isinstance(options.get("seed"), bool):
+        check_number("seed", options["seed"], 0)
     for name, (least, most) in _RANGES.items():
         value = options.get(name)
         if isinstance(value, bool):  # pydantic would take True for 1

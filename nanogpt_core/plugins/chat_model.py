@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model  # a dependency of the SDK
+from pydantic_core import PydanticUndefined
 
 from nanogpt_core._runtime.validation import (
     check_bool,
@@ -154,7 +155,7 @@ class ChatModelBase(PluginModel):
         names = {name: cls._field_names.get(name, name) for name in _SESSION_OPTIONS}
         given = {name: options[field] for name, field in names.items() if options.get(field) is not None}
         for name in ("timeout", "max_retries"):  # those of which a class has a default of its own
-            given.setdefault(name, cls.model_fields[names[name]].get_default(call_default_factory=True))
+            given.setdefault(name, cls._default_of(names[name]))
         endpoint = Endpoint.resolve(
             api_key=given.pop("api_key", None),
             base_url=given.pop("base_url", None),
@@ -163,6 +164,13 @@ class ChatModelBase(PluginModel):
             allow_insecure_http=given.pop("allow_insecure_http", False),
         )
         return ChatSession(endpoint, **given)
+
+    @classmethod
+    def _default_of(cls, name: str) -> Any:
+        """Return the default of a field: that of the first base class that has another one than None."""
+        fields = (base.model_fields[name] for base in cls.__mro__ if issubclass(base, ChatModelBase))
+        defaults = (field.get_default(call_default_factory=True) for field in fields)
+        return next(one for one in defaults if one is not None and one is not PydanticUndefined)
 
     @classmethod
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -205,6 +205,7 @@ async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fre
         ("extra_headers", 5, r"^extra_headers must be a mapping, not int"),
         ("extra_query", "a=b", r"^extra_query must be a mapping, not str"),
         ("audio", "alloy", r"^audio must be a mapping, not str"),
+        ("seed", True, r"^seed must be a whole number \(int\), not bool"),
         ("extra_body", [1], r"^extra_body must be a mapping, not list"),
         ("stream_options", True, r"^stream_options must be a mapping, not bool"),
         ("response_format", "json", r"^response_format must be a mapping or a class, not str"),
@@ -622,6 +623,16 @@ def test_none_in_a_copy_is_the_default_of_the_class(plugin, make, update):
     assert getattr(copied, plugin.timeout) == getattr(usual, plugin.timeout)
     ours = subclass_of(plugin, max_retries=9)(api_key="k").model_copy(update={"max_retries": None})
     assert ours.max_retries == ours._session.max_retries == 9
+
+
+@pytest.mark.usefixtures("fresh_sandbox")
+def test_none_as_the_default_of_a_subclass_is_the_default_of_its_base(plugin, make):
+    usual = make()
+    nones = dict.fromkeys(("max_retries", plugin.timeout))
+    ours = subclass_of(plugin, **nones)(api_key="k", max_retries=7)
+    assert getattr(ours, plugin.timeout) == ours._session.endpoint.timeout == getattr(usual, plugin.timeout)
+    assert ours.max_retries == 7
+    assert ours.model_copy(update={"max_retries": None}).max_retries == usual.max_retries
 
 
 # --- subclasses ---
