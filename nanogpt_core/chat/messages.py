@@ -18,6 +18,7 @@ M = TypeVar("M")
 
 # Words of Python's encoder of JSON.
 _NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected|coding a JSON object)")
+_ANY = "An option or a message"
 
 
 @contextlib.contextmanager
@@ -64,29 +65,34 @@ def naming_unsendable_value(body: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":  # a header
+            raise
         name, positions = _name_of_first(body)
         raise InvalidInputError(
-            f"{name} has an unpaired surrogate, which UTF-8 cannot encode.",
+            f"{name or _ANY} has an unpaired surrogate, which UTF-8 cannot encode.",
             remedy='Clean the text: text.encode("utf-8", "replace").decode().',
             positions=positions,
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, NanoGPTError) or not _NO_JSON.search(str(error)):
+        if isinstance(error, NanoGPTError):
             raise
         name, positions = _name_of_first(body)
+        if not name and not _NO_JSON.search(str(error)):
+            raise
         raise InvalidTypeError(
-            f"{name} cannot be sent: {error}.",
+            f"{name or _ANY} cannot be sent: {error}.",
             remedy="Pass texts, finite numbers, lists and dicts.",
             positions=positions,
         ) from error
 
 
 def _name_of_first(body: Mapping[str, Any]) -> tuple[str, list[int]]:
-    """Return the name of the first message or option that cannot be sent, and the positions of messages."""
-    for position, message in enumerate(body.get("messages") or ()):
+    """Return the name of the first message or option that cannot be sent, or "", and the positions of messages."""
+    messages = body.get("messages")
+    for position, message in enumerate(messages if isinstance(messages, list | tuple) else ()):
         if not _can_be_sent(message):
             return f"The message at position {position} (counted from 0)", [position]
-    return next((name for name, value in body.items() if not _can_be_sent(value)), "An option or a message"), []
+    return next((name for name, value in body.items() if not _can_be_sent(value)), ""), []
 
 
 def _can_be_sent(value: Any) -> bool:
@@ -102,5 +108,5 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(exclude_unset=True, mode="json", by_alias=True)
     raise TypeError

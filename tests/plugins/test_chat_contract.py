@@ -328,8 +328,11 @@ def test_other_requests_of_the_sdks_client_are_sent(make):
         ("Hello", {"seed": {1, 2}}, errors.InvalidTypeError, "^seed cannot be sent: .* set is not JSON serializable"),
         ("Hello", {"extra_body": {"top_k": float("inf")}}, errors.InvalidTypeError, "^top_k .* not JSON compliant"),
         ("Hello", {"extra_body": {"x": nested(10_000)}}, errors.InvalidTypeError, "^x .* recursion depth exceeded"),
+        ("Hello", {"extra_body": {"x": {(1, 2): 3}}}, errors.InvalidTypeError, "^x cannot be sent: keys must be str"),
+        ("Hello", {"extra_body": {"x": 10**5000}}, errors.InvalidTypeError, "^x cannot be sent: Exceeds the limit"),
+        ("Hello", {"extra_body": {"messages": 5, "x": {1}}}, errors.InvalidTypeError, "^x cannot be sent: "),
     ],
-    ids=["surrogate", "surrogate of an option", "set", "infinity", "nesting"],
+    ids=["surrogate", "surrogate of an option", "set", "infinity", "nesting", "key", "digits", "no messages"],
 )
 async def test_request_that_cannot_be_written_as_json_is_refused_by_name(
     make, ask, fresh_sandbox, prompt, options, kind, words

@@ -201,6 +201,12 @@ def test_streams_are_of_the_sdk_class_that_the_caller_gives(kind, answering):
     assert "".join(part.choices[0].delta.content or "" for part in parts) == "all of it"
 
 
+def test_header_of_one_call_that_is_not_ascii_is_no_surrogate(ask, answering):
+    """The plugins refuse it by its name before."""
+    with pytest.raises(UnicodeEncodeError, match="ascii"):
+        ask(answering().caller, extra_headers={"X-Team": "\u20ac"})
+
+
 def test_exception_of_other_code_is_neither_hidden_nor_retried(kind, form, answering):
     made = answering(max_retries=3)
     seen = []
