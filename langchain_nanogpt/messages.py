@@ -213,8 +213,11 @@ def restore_blocks(message: BaseMessage, sent: dict[str, Any]) -> None:
 
     Parts of unreadable tool calls are removed, since they are sent as calls too, and so are empty texts, which only
     hold citations; some models refuse these. In other messages, texts become blocks of text: OpenAI refuses them
-    between blocks.
+    between blocks. Audio without an id is left out: a request names earlier audio by its id only.
     """
+    audio = sent.get("audio")
+    if isinstance(audio, dict) and not audio.get("id"):
+        del sent["audio"]
     content = sent.get("content")
     if not isinstance(content, list):
         return

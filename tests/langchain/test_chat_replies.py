@@ -752,3 +752,12 @@ async def test_audio_beside_an_answer_in_json_is_kept_once(replying, ask):
     answer = await ask(sandbox.chat(model_kwargs={"response_format": {"type": "json_object"}}), "Answer in JSON.")
     assert answer.content == "{}"
     assert answer.additional_kwargs["audio"] == audio
+
+
+async def test_audio_without_an_id_is_not_sent_back(replying, ask):
+    sandbox = replying({"content": "Hi.", "audio": {"data": "QUJD"}}, after=[Reply("Bye.")])
+    chat = sandbox.chat()
+    answer = await ask(chat, "Hello")
+    assert answer.additional_kwargs["audio"]["data"] == "QUJD"
+    await ask(chat, [HumanMessage("Hello"), answer, HumanMessage("Bye")])
+    assert sandbox.requests[-1].body["messages"][1] == {"role": "assistant", "content": "Hi."}
