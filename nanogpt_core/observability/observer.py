@@ -173,7 +173,9 @@ class CallObserver:
             prompt_tokens = completion_tokens = None if timer.uncertain else 0
             cost_usd = None if timer.uncertain else 0.0
         if request_id is not None:
-            request_id = without_secrets(request_id, observer.endpoint)
+            # A hook, a span or the log shows it. Usage only adds up numbers.
+            is_shown = self._context is not None or self._telemetry is not None or logger.isEnabledFor(logging.DEBUG)
+            request_id = without_secrets(request_id, observer.endpoint) if is_shown else None
         self._report(
             texts=texts,
             prompt_tokens=prompt_tokens,
