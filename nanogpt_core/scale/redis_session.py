@@ -38,7 +38,12 @@ _FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twi
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request of one thread: its arguments for the script, and its outcome. None: its round trip was interrupted."""
+    """A request of one thread.
+
+    Attributes:
+        fields: Arguments for the script, as :meth:`RedisSession.admit` takes them.
+        outcome: None until its round trip has ended, and if that was interrupted.
+    """
 
     fields: tuple[Any, ...]
     outcome: Reply | NanoGPTError | None = None
