@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from langchain_core.language_models import LangSmithParams, ModelProfile
@@ -243,10 +243,17 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         handlers = self.callbacks if isinstance(self.callbacks, list) else [self.callbacks]
         return [*(getattr(self, name) for name in _SHARED_BY_COPIES), *handlers]
 
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        """Yield the fields with their values, as LangChain reads them in the first call of an object."""
+        # Of a copy: if several threads make that call, LangChain writes a cached property in one of them.
+        yield from [(name, value) for name, value in self.__dict__.copy().items() if not name.startswith("_")]
+
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        left_out = (*_CLIENTS, "openai_api_key", "default_headers")
-        return {**state, "__dict__": {name: value for name, value in state["__dict__"].items() if name not in left_out}}
+        fields = {**state["__dict__"]}  # a copy, as in __iter__()
+        for name in (*_CLIENTS, "openai_api_key", "default_headers"):
+            fields.pop(name, None)
+        return {**state, "__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)

@@ -461,6 +461,33 @@ async def test_dump_names_the_key_variable_and_can_be_read_back(scripted, ask, m
     assert (await ask(twin, "Hello")).content == "Here."
 
 
+@pytest.mark.parametrize("read", [dumpd, pickle.dumps, dict])
+def test_object_is_read_while_another_thread_writes_a_cached_property(read):
+    class Name(str):
+        """A name of a cached property; a look at it is the moment at which the other thread writes."""
+
+        def startswith(self, *arguments):
+            add_property()
+            return super().startswith(*arguments)
+
+        def __eq__(self, other):
+            add_property()
+            return super().__eq__(other)
+
+        __hash__ = str.__hash__
+
+        def __reduce__(self):
+            return str, (str(self),)
+
+    def add_property():
+        chat.__dict__[f"_cached_{len(chat.__dict__)}"] = 1
+
+    chat = ChatNanoGPT(api_key="k")
+    chat.__dict__[Name("_serialized_before")] = 1
+    assert read(chat)
+
+
+
 # --- an agent ---
 
 
