@@ -47,14 +47,18 @@ def find_finished(output: Path, state: State) -> Manifest | None:
     return manifest
 
 
-def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: Spool) -> None:
-    """Check that a finished output is complete, and the one of an embedder and the texts of a spool.
+def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: Spool, on_overflow: str) -> None:
+    """Check that a finished output is complete, and the one of an embedder and the passages of a spool.
 
     Raises:
         CommandError: It is another one, or damaged.
     """
     same = {
         "other texts": manifest.texts_sha256 == spool.texts_sha256,
+        "other IDs, places or metadata": manifest.rows_sha256 in (None, spool.rows_sha256)
+        or manifest.texts_sha256 != spool.texts_sha256,
+        # After "error", no text was too long.
+        f"--on-overflow {manifest.on_overflow}": manifest.on_overflow in ("error", on_overflow),
         f"the model {manifest.model}": manifest.model == embedder.model,
         f"{manifest.dimensions:,} dimensions": embedder.width in (None, manifest.dimensions),
         f"the address {manifest.base_url}": manifest.base_url == embedder.base_url,  # for example that of a sandbox

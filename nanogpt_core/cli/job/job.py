@@ -84,7 +84,7 @@ class Job:
             )
             report = self._read_input(embedder, spool, progress)
             if earlier is not None:
-                check_finished(self.output, earlier, embedder, spool)
+                check_finished(self.output, earlier, embedder, spool, self.embedder_options["on_overflow"])
                 if state.is_rest:
                     state.keep = False
                 elif state.keep:
@@ -120,7 +120,7 @@ class Job:
 
     def _read_input(self, embedder: Embedder, spool: Spool, progress: Progress) -> InputReport:
         counter = TokenCounter(embedder.model_info)
-        may_be_long = self.embedder_options.get("on_overflow", "error") != "error"
+        may_be_long = self.embedder_options["on_overflow"] != "error"
 
         def reason_against(text: str) -> str | None:
             tokens = None if may_be_long else counter.count_if_too_long(text)
@@ -184,6 +184,8 @@ class Job:
             problems=tuple(report.problems),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=package_version(),
+            rows_sha256=run.spool.rows_sha256,
+            on_overflow=self.embedder_options["on_overflow"],
         )
 
 

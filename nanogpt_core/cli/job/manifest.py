@@ -36,6 +36,8 @@ class Manifest:
         problems: The first of them, with their places.
         created: Time, in UTC.
         version: Version of nanogpt-rag.
+        rows_sha256: SHA-256, in hexadecimal, over texts, IDs, places and metadata; None if an older version wrote it.
+        on_overflow: Treatment of texts over the model's token limit.
     """
 
     output: str
@@ -53,6 +55,8 @@ class Manifest:
     problems: tuple[str, ...]
     created: str
     version: str
+    rows_sha256: str | None = None
+    on_overflow: str = "error"
 
     def as_json(self) -> dict[str, Any]:
         """Return the manifest as a JSON object."""

@@ -58,13 +58,18 @@ class Spool:
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute("CREATE TABLE texts (digest BLOB PRIMARY KEY, id INTEGER) WITHOUT ROWID")
         self._database.execute("CREATE TABLE row_ids (digest BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._hash = hashlib.sha256()
+        self._hash, self._rows_hash = hashlib.sha256(), hashlib.sha256()
         self.passages = self.texts = self.text_bytes = self.repeated_ids = 0
 
     @property
     def texts_sha256(self) -> str:
         """SHA-256, in hexadecimal, over the SHA-256 of each passage's text, in order."""
         return self._hash.hexdigest()
+
+    @property
+    def rows_sha256(self) -> str:
+        """SHA-256, in hexadecimal, over all passages with their IDs, places and metadata."""
+        return self._rows_hash.hexdigest()
 
     def add_all(self, passages: Iterable[Passage]) -> Iterator[int]:
         """Store passages; yield the number of those stored so far, now and then.
@@ -112,7 +117,9 @@ class Spool:
         stored = self._database.executemany("INSERT OR IGNORE INTO row_ids VALUES (?)", ids).rowcount if ids else 0
         self.repeated_ids += len(ids) - stored
         self._database.execute("COMMIT")
-        self._file.write(orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE))
+        line = orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE)
+        self._rows_hash.update(line)
+        self._file.write(line)
         self.passages += len(passages)
 
     def _text_ids(self, digests: list[bytes]) -> dict[bytes, int]:

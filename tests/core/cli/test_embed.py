@@ -173,6 +173,42 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert (replaced.code, replaced.sent.total()) == (0, 701)
 
 
+@pytest.mark.parametrize("option", [("--id-field", "stars"), ("--keep", "stars"), ("--chunk-tokens", "400")])
+def test_complete_output_with_other_ids_or_metadata_is_not_called_complete(embed, texts, tmp_path, option):
+    source, output = records(tmp_path / "in.jsonl", texts[:2], stars=4), tmp_path / "out.parquet"
+    embed(source, "-o", output)
+    again = embed(source, "-o", output, *option)
+    assert (again.code, again.out, again.sent.total()) == (2, "", 0)
+    assert f"{output} exists, with other IDs, places or metadata. Nothing was sent. Pass --overwrite" in again.err
+
+
+def test_complete_output_with_another_treatment_of_long_texts_is_not_called_complete(embed, tmp_path):
+    source, output = records(tmp_path / "in.jsonl", ["word " * 10_000]), tmp_path / "out.npy"
+    embed(source, "-o", output, "--on-overflow", "truncate")
+    assert embed(source, "-o", output, "--on-overflow", "truncate").code == 0
+    again = embed(source, "-o", output, "--on-overflow", "split")
+    assert (again.code, again.out, again.sent.total()) == (2, "", 0)
+    assert f"{output} exists, with --on-overflow truncate. Nothing was sent. Pass --overwrite" in again.err
+
+
+def test_treatment_of_long_texts_changes_no_output_without_them(embed, corpus, tmp_path):
+    output = tmp_path / "out.npy"
+    embed(corpus, "-o", output)
+    again = embed(corpus, "-o", output, "--on-overflow", "split")
+    assert (again.code, again.sent.total()) == (0, 0)
+    assert "complete already" in again.out
+
+
+def test_complete_output_of_an_older_version_is_compared_without_its_ids(embed, corpus, tmp_path):
+    output, manifest = tmp_path / "out.npy", tmp_path / "out.npy.manifest.json"
+    embed(corpus, "-o", output)
+    facts = json.loads(manifest.read_text("utf-8"))
+    del facts["rows_sha256"], facts["on_overflow"]
+    manifest.write_text(json.dumps(facts), "utf-8")
+    again = embed(corpus, "-o", output)
+    assert (again.code, again.sent.total()) == (0, 0)
+
+
 def test_array_is_moved_to_its_place_after_its_passages(tmp_path):
     part, output = tmp_path / "part.npy", tmp_path / "out.npy"
     for file in (*data_files(part), *data_files(output)):
