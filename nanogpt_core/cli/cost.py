@@ -53,12 +53,14 @@ class CostOptions:
         """
         if self.allows(usd):
             return
-        if self.budget is not None:
-            cost, remedy = f"{cost}, more than --budget allows", "Pass a higher --budget."
-        elif answered_yes(f"{cost}. Go on?"):
-            return
+        if self.budget is None:
+            if answered_yes(f"{cost}. Go on?"):
+                return
+            remedy = "Pass --yes." if usd is None else "Pass --yes, or a --budget."
+        elif usd is None:
+            remedy = "No budget can be kept: leave --budget out, and pass --yes."
         else:
-            remedy = "Pass --yes, or a --budget."
+            cost, remedy = f"{cost}, more than --budget allows", "Pass a higher --budget."
         raise CommandError(f"{cost}. Nothing was sent.", remedy=remedy, code=ExitCode.NOT_CONFIRMED)
 
 

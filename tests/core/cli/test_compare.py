@@ -95,7 +95,11 @@ def _no_key(monkeypatch):
     [
         (["--budget", "1e-9"], "more than --budget allows. Nothing was sent. Pass a higher --budget."),
         (["--ask-above", "1e-9"], "Nothing was sent. Pass --yes, or a --budget."),
-        (["-m", "sandbox-embedding-new"], "whose price is unknown. Nothing was sent."),
+        (["-m", "sandbox-embedding-new"], "whose price is unknown. Nothing was sent. Pass --yes."),
+        (
+            ["-m", "sandbox-embedding-new", "--budget", "1"],
+            "whose price is unknown. Nothing was sent. No budget can be kept: leave --budget out, and pass --yes.",
+        ),
     ],
 )
 def test_cost_that_was_not_accepted_is_exit_code_6_and_sends_no_text(paid, compare, words, message):
