@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from nanogpt_core.errors import InvalidInputError
 
@@ -51,23 +52,12 @@ def json_objects(path: Path, text: str, remedy: str) -> Iterator[tuple[int, dict
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise invalid_line(path, number, f"is not JSON ({error})", remedy) from error
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise invalid_line(path, number, f"is not JSON ({error.msg}, column {error.colno})", remedy) from error
         if not isinstance(row, dict):
             raise invalid_line(path, number, "is not a JSON object", remedy)
-        # Neither requests nor the report could hold such a text.
-        if "\\u" in line and not _can_be_encoded(row):
-            raise invalid_line(path, number, "has an unpaired surrogate, which UTF-8 cannot encode", remedy)
         yield number, row
-
-
-def _can_be_encoded(row: dict[str, Any]) -> bool:
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def invalid_line(path: Path, number: int, problem: str, remedy: str = "") -> InvalidInputError:
