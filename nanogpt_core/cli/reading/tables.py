@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, find_bad_byte, open_text, readline
 
 Record = tuple[int, Mapping[str, Any] | BadTextError]
@@ -24,7 +25,7 @@ _KINDS: dict[type, str] = {
     bytes: "binary",
     type(None): "null",
     int: "a number",
-    float: "a number",
+    float: "a decimal number",
 }
 """Types of values in messages."""
 
@@ -136,7 +137,7 @@ def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = 
             elif len(row) == len(names):
                 yield line, dict(zip(names, row, strict=True))
             elif row:
-                yield line, BadTextError(f"has {len(row)} fields, and the first row {len(names)}")
+                yield line, BadTextError(f"has {counted(len(row), 'field')}, and the first row {len(names)}")
 
 
 def _lines(stream: io.TextIOWrapper) -> Iterator[str]:

@@ -153,7 +153,7 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.txt", "a line\n" * 9000 + "a\0b\n", "a.txt:9001: has a NUL byte, which is no text"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl: is UTF-16, and JSON is UTF-8"),
         ("a.html", "<p>a</p>\n<p><![x[y]]></p>", "a.html:2: is not HTML ("),
-        ("a.csv", "id,text\n1\n", "a.csv:2: has 1 fields, and the first row 2"),
+        ("a.csv", "id,text\n1\n", "a.csv:2: has 1 field, and the first row 2"),
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
         ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
         ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
@@ -274,6 +274,7 @@ def test_parquet_reads_only_the_columns_it_needs_and_names_missing_ones(tmp_path
     assert problems == ["a.parquet#2: field 'text' is null, not a text"]
     assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n; see --field"]
     assert read(path, id_field="key")[1] == ["a.parquet: has no column key; it has id, text, n"]
+    assert read(path, id_field="n")[1][0] == "a.parquet#1: field 'n' is a decimal number, not an ID"
 
 
 def test_parquet_column_may_have_a_dot_in_its_name_or_hold_fields(tmp_path):
