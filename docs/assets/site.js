@@ -7,3 +7,8 @@ function letKeyboardScrollTables() {
 }
 letKeyboardScrollTables();
 new MutationObserver(letKeyboardScrollTables).observe(document.body, { childList: true, subtree: true });
+
+// Names in narrow columns break after an underscore, before they break anywhere.
+for (const code of document.querySelectorAll(".md-typeset td code:not(:has(*))")) {
+  code.innerHTML = code.innerHTML.replaceAll("_", "_<wbr>");
+}

@@ -104,6 +104,24 @@ def test_pages_fit_into_the_window_and_are_accessible_in_the_scheme_of_the_syste
         assert [each["id"] for each in found if each["impact"] in {"serious", "critical"}] == []
 
 
+def test_lines_of_code_fit_into_the_window_of_a_laptop(open_window, address):
+    window = open_window(1366)
+    for name in ("start/plain", "guides/answers", "guides/ingest"):
+        window.goto(f"{address}/{name}.html")
+        code = window.locator("pre code")
+        overflow = code.evaluate_all("all => all.map(one => one.scrollWidth - one.clientWidth)")
+        assert overflow, name
+        assert max(overflow) <= 0, name
+
+
+def test_option_in_a_narrow_column_breaks_after_its_underscore(open_window, address):
+    window = open_window(500)
+    window.goto(f"{address}/reference/options.html")
+    name = window.locator("td:first-child code").get_by_text("max_concurrency", exact=True)
+    before, after = name.evaluate("code => [...code.getClientRects()].map(line => line.width)")
+    assert before < after
+
+
 def test_search_finds_the_page_with_the_answer(open_window, address):
     window, missed = open_window(), {}
     window.goto(f"{address}/index.html")
