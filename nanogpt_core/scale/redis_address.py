@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from nanogpt_core._runtime.extras import missing_extra
-from nanogpt_core._runtime.validation import check_bool
+from nanogpt_core._runtime.validation import check_bool, check_positive
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import Secret
 
@@ -71,7 +71,7 @@ class RedisAddress:
         # urlunsplit() would write the URL of a socket with one slash.
         self.url = f"{parts.scheme}://{user}{host}{parts.path}{query}"
         """The URL without its password."""
-        self._password = None if parts.password is None else RedisPassword(unquote(parts.password))
+        self._password = RedisPassword(unquote(parts.password)) if parts.password else None
         self.cluster = cluster
         """Whether it is a node of a Redis Cluster."""
         if not cluster:
@@ -82,12 +82,14 @@ class RedisAddress:
         from redis.exceptions import RedisError
 
         try:
-            ConnectionPool.from_url(self.url).make_connection()  # without connecting
+            connection = ConnectionPool.from_url(self.url).make_connection()  # without connecting
         except (TypeError, ValueError, RedisError) as error:
             raise ConfigurationError(
                 f"The URL of the Redis server is not valid: {self.hide_password(str(error))}.",
                 remedy='Pass one like "redis://host:6379", with options that redis-py knows.',
             ) from None
+        for option in ("socket_timeout", "socket_connect_timeout"):
+            check_positive(f"{option} in the URL of the Redis server", getattr(connection, option, None))
 
     @property
     def place(self) -> str:

@@ -704,6 +704,10 @@ def test_password_is_used_and_never_shown(start_redis, name, monkeypatch):
     assert "wrong-word" not in str(caught.value)
 
 
+def test_empty_password_in_the_url_is_none(redis, name):
+    admit(RedisLimits(redis.url.replace("redis://", "redis://:@"), name))
+
+
 def test_keys_of_a_name_are_in_one_slot_of_a_cluster(start_redis, name, tmp_path):
     server = start_redis("--cluster-enabled", "yes", "--dir", str(tmp_path))
     from redis import Redis
@@ -1073,6 +1077,8 @@ def test_tls_with_an_own_certificate_authority(redis, name, tmp_path):
         ({"url": "redis://x?decode_responses=true"}, "decode_responses"),
         ({"url": "redis://:secret@x?bogus=1"}, "is not valid: .*bogus"),
         ({"url": "redis://:secret@x?socket_timeout=soon"}, "is not valid: .*socket_timeout"),
+        ({"url": "redis://:secret@x?socket_timeout=-1"}, "socket_timeout in the URL .* must be positive"),
+        ({"url": "rediss://:secret@x?socket_connect_timeout=0"}, "socket_connect_timeout in the URL .* positive"),
         ({"url": "redis://:secret@x:99999"}, "its host or port cannot be read"),
         ({"url": "redis://:secret@[::1"}, "its host or port cannot be read"),
         ({"url": "redis://:secret/@x"}, "its host or port cannot be read"),
