@@ -274,7 +274,7 @@ class RedisLimits:
 
     def add_saving(self, saving: Saving) -> None:
         """See :meth:`nanogpt_core.SharedLimits.add_saving`."""
-        numbers = [saving.cached, saving.repeated, _nano(saving.usd), saving.tokens]
+        numbers = [saving.cached, saving.repeated, _nano(saving.usd)]
         self._session.record(["saving", self._session.new_name(), *numbers])
 
     # --- For users

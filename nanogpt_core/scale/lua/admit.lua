@@ -160,13 +160,12 @@ function apply.pause(id, is_refusal, pause)
   redis.call('ZREMRANGEBYSCORE', starts, string.format('(%.0f', now), '+inf')
 end
 
--- id, texts from the cache, repeated texts, amount, tokens
-function apply.saving(id, cached, repeated, amount, tokens)
+-- id, texts from the cache, repeated texts, amount
+function apply.saving(id, cached, repeated, amount)
   if is_new(id) then
     add('cached', cached)
     add('repeated', repeated)
     add('saved', amount)
-    add('saved_tokens', tokens)
   end
 end
 
