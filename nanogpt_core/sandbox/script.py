@@ -148,7 +148,9 @@ class Reply:
         if not all(isinstance(call, ToolCall) for call in self.tool_calls):
             raise ConfigurationError("tool_calls must hold ToolCall objects.")
         if self.reasoning_field not in ("reasoning", "reasoning_content"):
-            raise ConfigurationError(f'reasoning_field is {self.reasoning_field!r}, not "reasoning" or the like.')
+            raise ConfigurationError(
+                f'reasoning_field must be "reasoning" or "reasoning_content", not {self.reasoning_field!r}.'
+            )
 
     @property
     def content(self) -> str:

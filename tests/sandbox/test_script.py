@@ -208,7 +208,7 @@ def test_refused_request_uses_no_reply(start):
     [
         (lambda: Reply("a", json={}), "text or json"),
         (lambda: Reply(tool_calls=["search"]), "ToolCall"),
-        (lambda: Reply(reasoning_field="thoughts"), "thoughts"),
+        (lambda: Reply(reasoning_field="thoughts"), 'must be "reasoning" or "reasoning_content"'),
         (lambda: Reply(reasoning_field=[]), "reasoning_field"),
         (lambda: Sandbox(script=["Hello"]), "not str"),
         (lambda: Sandbox(script=[Fault(None)]), "status"),
