@@ -112,8 +112,10 @@ kill: $(VENV)/dev
 	LONG_TESTS=1 $(RUN) -m pytest tests/core/cache tests/core/chat/test_fuzz.py tests/core/cli/test_embed_kill.py \
 		tests/core/embeddings/gathering/test_gathering_model.py tests/plugins/test_chat_fuzz.py
 
+# Tables of the pages are made from the results.
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run
+	$(RUN) .ci/readme.py
 
 # In an environment of its own: Ray is large, and starts a dozen processes.
 ray:
@@ -121,12 +123,14 @@ ray:
 
 scale: $(VENV)/dev
 	$(RUN) -m benchmarks.scale.run
+	$(RUN) .ci/readme.py
 
 cli-bench: $(VENV)/dev
 	$(RUN) -m benchmarks.cli.run
 
 bench: $(VENV)/bin/uv
 	$(RUN) -m benchmarks.speed.run
+	@$(MAKE) --no-print-directory readme
 
 compat: $(VENV)/dev
 	$(RUN) compat/check.py
