@@ -168,7 +168,7 @@ def _print(spool: Spool, report: InputReport, tallies: list[_Tally], *, as_json:
     console.print(table)
     notes = ["Minutes: 16 requests at once, each of 1 second, as an assumption."]
     if any(tally.counter.kind != "exact" for tally in tallies):
-        notes.append("~ is a high estimate: the model's tokenizer is not known here.")
+        notes.append("~ is a high estimate: an exact count is not possible here.")
     if any(tally.too_long for tally in tallies):
         notes.append("Too long: passages over the model's token limit. Pass a lower --chunk-tokens.")
     for note in notes:

@@ -25,7 +25,7 @@ class Progress:
         self._stage, self._total = stage, total
         self._start = self._last = time.monotonic()
         self._first_done: int | None = None
-        self._print(f"{stage} ..." if total is None else f"{stage} {total:,} ...")
+        self._print(f"{stage} ..." if total is None else f"{stage}: {total:,} ...")
 
     def advance_to(self, done: int, detail: str = "") -> None:
         """Show the number of items done, and a detail such as the cost."""

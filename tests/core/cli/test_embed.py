@@ -845,7 +845,7 @@ def test_progress_without_a_terminal_is_lines_on_standard_error(nanogpt, corpus,
     lines = result.err.splitlines()
     assert lines[0] == "Reading ..."
     assert lines[1] == "Reading: 700 passages from 1 file"
-    assert lines[2] == "Embedding 700 ..."
+    assert lines[2] == "Embedding: 700 ..."
     assert lines[-1] == "Embedding: 700 texts"
 
 

@@ -53,7 +53,7 @@ def test_search_with_an_index_prints_the_same_as_exact_search(nanogpt, make_outp
     assert (exact.code, exact.err, index.exists()) == (0, "", False)
     first = nanogpt("search", output, "bee number 17")
     assert (first.code, first.out) == (0, exact.out)
-    assert "Index of the vectors: sampling rows 60 ..." in first.err
+    assert "Index of the vectors: sampling rows: 60 ..." in first.err
     assert f"in {index.name}\n" in first.err
     assert [path.name for path in tmp_path.glob("*.index*")] == [index.name]
     made = index.stat().st_mtime_ns
