@@ -127,6 +127,20 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:  # noqa: ARG00
     return result
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:  # noqa: ARG001 - the hook's argument
+    """Freeze what a test has imported, as after collection, if it is more than a few modules.
+
+    Not in a fixture: objects of the test, which are still alive then, would never be collected.
+    """
+    before = len(sys.modules)
+    result = yield
+    if len(sys.modules) > before + 50:
+        gc.collect()
+        gc.freeze()
+    return result
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check that groups of tests stay together."""
     if getattr(session.config.option, "loadgroup", False):
@@ -156,16 +170,6 @@ def _few_authorities(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(one))
         yield
-
-
-@pytest.fixture(autouse=True)
-def _freeze_imported_modules() -> Iterator[None]:
-    """Freeze what a test has imported, as after collection, if it is more than a few modules."""
-    before = len(sys.modules)
-    yield
-    if len(sys.modules) > before + 50:
-        gc.collect()
-        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -466,6 +466,8 @@ def test_object_is_read_while_another_thread_writes_a_cached_property(read):
     class Name(str):
         """A name of a cached property; a look at it is the moment at which the other thread writes."""
 
+        __slots__ = ()
+
         def startswith(self, *arguments):
             add_property()
             return super().startswith(*arguments)
@@ -485,7 +487,6 @@ def test_object_is_read_while_another_thread_writes_a_cached_property(read):
     chat = ChatNanoGPT(api_key="k")
     chat.__dict__[Name("_serialized_before")] = 1
     assert read(chat)
-
 
 
 # --- an agent ---

@@ -109,11 +109,13 @@ def test_lists_are_moved_to_the_oldest_gc_generation():
         made = make_lists(5000)
         young = {id(one) for generation in (0, 1) for one in gc.get_objects(generation=generation)}
     finally:
+        gc.collect()
         gc.freeze()
     assert sum(id(row) in young for row in made) < 64
 
 
 def test_objects_that_the_application_froze_stay_frozen():
+    gc.collect()
     gc.freeze()
     frozen = gc.get_freeze_count()
     make_lists(300)
