@@ -16,7 +16,7 @@ from langchain_qdrant import QdrantVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from prompts import SYSTEM_PROMPT, USER_PROMPT, RetrievedPassage, quote_passages
 from qdrant_client import models
-from qdrant_store import COLLECTION, open_store, stored_sources
+from qdrant_store import COLLECTION, close_on_error, open_store, stored_sources
 from settings import IngestReport, Service, Settings
 from tqdm import tqdm
 
@@ -45,14 +45,15 @@ class LangChainPipeline:
 
         folder = settings.folder(service, "langchain")
         self.client = open_store(folder / "qdrant", self.embeddings.check_width)
-        if not self.client.collection_exists(COLLECTION):
-            width = len(self.embeddings.embed_query("How many dimensions?"))
-            vectors = models.VectorParams(size=width, distance=models.Distance.COSINE)
-            self.client.create_collection(COLLECTION, vectors_config=vectors)
-        # The store's own check of the dimensions would embed a word each time.
-        self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)
-        self.records = SQLRecordManager(COLLECTION, db_url=f"sqlite:///{folder / 'records.sqlite'}")
-        self.records.create_schema()
+        with close_on_error(self.client):
+            if not self.client.collection_exists(COLLECTION):
+                width = len(self.embeddings.embed_query("How many dimensions?"))
+                vectors = models.VectorParams(size=width, distance=models.Distance.COSINE)
+                self.client.create_collection(COLLECTION, vectors_config=vectors)
+            # The store's own check of the dimensions would embed a word each time.
+            self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)
+            self.records = SQLRecordManager(COLLECTION, db_url=f"sqlite:///{folder / 'records.sqlite'}")
+            self.records.create_schema()
 
     def ingest(self, documents: Sequence[Passage]) -> IngestReport:
         """Make the index hold exactly these documents; only new passages are embedded."""

@@ -20,7 +20,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from prompts import SYSTEM_PROMPT, USER_PROMPT, RetrievedPassage, quote_passages
-from qdrant_store import COLLECTION, open_store, stored_sources
+from qdrant_store import COLLECTION, close_on_error, open_store, stored_sources
 from settings import IngestReport, Service, Settings
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ class LlamaIndexPipeline:
         self.documents_file = folder / "documents.json"
         self.documents = SimpleDocumentStore()
         if self.documents_file.exists():
-            with name_damaged(self.documents_file):
+            with close_on_error(self.client), name_damaged(self.documents_file):
                 self.documents = SimpleDocumentStore.from_persist_path(str(self.documents_file))
 
     def ingest(self, documents: Sequence[Passage]) -> IngestReport:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cli_errors import name_damaged
@@ -38,8 +39,19 @@ def open_store(folder: Path, check_width: Callable[[int], object]) -> QdrantClie
             # An interrupted creation, or a lost list of collections, would bring back passages that were deleted.
             shutil.rmtree(folder / "collection" / COLLECTION, ignore_errors=True)
     if width is not None:
-        check_width(width)
+        with close_on_error(client):
+            check_width(width)
     return client
+
+
+@contextlib.contextmanager
+def close_on_error(client: QdrantClient) -> Iterator[None]:
+    """Close the store if the block raises: no pipeline will."""
+    try:
+        yield
+    except BaseException:
+        client.close()
+        raise
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:

@@ -356,4 +356,5 @@ def test_damaged_file_ends_the_demo_with_a_message(kind, damage, sandbox, monkey
     assert folder in str(ended.value).partition("Delete the pipeline's own folder in it ")[2]
     shutil.rmtree(data / folder)
     main(kind, "A demo", ["--data", str(data)], load=lambda: documents(WITHOUT_NUTS))
+    del ended  # its traceback holds the open file
     gc.collect()

@@ -425,10 +425,12 @@ def test_invalid_option_is_refused(command, words):
         command(*words)
 
 
-def test_wrong_key_ends_the_demo_with_a_message(command, monkeypatch):
+def test_wrong_key_ends_the_demo_with_a_message(command, sandbox, monkeypatch):
     monkeypatch.setenv("NANOGPT_API_KEY", "sk-nano-wrong")
-    with pytest.raises(SystemExit, match="error"):
+    with pytest.raises(SystemExit, match="error") as ended:
         command(QUESTION)
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    assert FACTS["x200"] in command(QUESTION), ended  # whose traceback would hold a store that is still open
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
