@@ -243,7 +243,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         handlers = self.callbacks if isinstance(self.callbacks, list) else [self.callbacks]
         return [*(getattr(self, name) for name in _SHARED_BY_COPIES), *handlers]
 
-    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:  # noqa: PYI058 - as the base class
         """Yield the fields with their values, as LangChain reads them in the first call of an object."""
         # Of a copy: if several threads make that call, LangChain writes a cached property in one of them.
         yield from [(name, value) for name, value in self.__dict__.copy().items() if not name.startswith("_")]
