@@ -38,7 +38,7 @@ def make_app() -> App:
         name="nanogpt",
         help=_HELP,
         help_format="plaintext",
-        version=_version,
+        version=lambda: f"nanogpt {package_version()}",
         default_parameter=Parameter(negative=(), show_default=_shown_default, validator=_refuse_standard_stream),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -47,10 +47,6 @@ def make_app() -> App:
     for name, summary in _COMMANDS.items():
         app.command(f"nanogpt_core.cli.{name}:command", name=name, help=summary)
     return app
-
-
-def _version() -> str:
-    return f"nanogpt {package_version()}"
 
 
 def _refuse_standard_stream(_type: object, value: object) -> None:

@@ -90,10 +90,9 @@ class State:
     def _read_usage(self) -> Usage:
         total = Usage()
         with contextlib.suppress(FileNotFoundError):
-            lines = self._usage_file.read_text(encoding="utf-8").splitlines()
-            # A kill can leave half a line.
             last: dict[str, Usage] = {}
-            for line in lines:
+            for line in self._usage_file.read_bytes().splitlines():
+                # A kill can leave half a line.
                 with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     entry = orjson.loads(line)
                     run = entry.pop("run")

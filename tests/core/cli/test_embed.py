@@ -428,7 +428,7 @@ def test_output_that_another_process_finishes_meanwhile_is_not_made_again(embed,
 def test_damaged_state_is_named_and_foreign_usage_is_left_out(embed, tmp_path):
     source, folder = records(tmp_path / "in.jsonl", ["text"]), tmp_path / "out.npy.unfinished"
     folder.mkdir()
-    (folder / "usage.jsonl").write_text('{"other": 1}\n"text"\n[]\n')
+    (folder / "usage.jsonl").write_bytes(b'{"other": 1}\n"text"\n[]\n\xff\n')
     (folder / "lock").write_text("no database")
     result = embed(source, "-o", tmp_path / "out.npy")
     assert (result.code, result.sent.total(), result.err.count("\n")) == (2, 0, 1)
