@@ -15,9 +15,11 @@ import openai
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import tool_call
+from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel, RunnableSequence
 from langchain_core.utils.aiter import atee
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 from typing_extensions import get_type_hints, is_typeddict
 
@@ -32,18 +34,23 @@ def checked_structured_output(make: Callable[..., Any], schema: Any, options: di
     """Return a runnable whose output follows ``schema``, with checks of the answer; ``make`` is LangChain's method."""
     method = options.get("method", "function_calling")
     include_raw = options.pop("include_raw", False)
-    is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
-    is_json = method != "function_calling" and schema is not None and not options.get("tools")
-    if options.get("tools") and method != "json_schema":
-        raise ConfigurationError("tools beside a schema need method='json_schema'.")
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     function = _as_function(schema, method)
-    if is_json and is_class and method == "json_schema":
-        options = _as_json_schema(schema, options)
     runnable: RunnableSequence[Any, Any] = make(schema, **options)
     model, *parsers = runnable.steps
+    if method == "json_schema" and "response_format" not in getattr(model, "kwargs", {}):
+        method = "function_calling"  # LangChain's own choice for old models and classes of pydantic 1, with a warning
+    if options.get("tools") and method != "json_schema":
+        raise ConfigurationError("tools beside a schema need method='json_schema'.")
+    is_json = method != "function_calling" and schema is not None
+    if is_json and is_class and method == "json_schema":
+        # The SDK would parse the answer, and LangChain take only its result.
+        model = model.bind(response_format=_response_format(schema, options.get("strict")))
+        parsers[-1] = PydanticOutputParser(pydantic_object=schema)
     parser: Runnable[Any, Any] = _CheckedParser(
         RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0],
         wants_object=is_json and not is_class,
+        has_tools=bool(options.get("tools")),
         function=function if method == "function_calling" else None,
         schema=None if function is None or is_class else _corrected(function.get("parameters"), schema),
     )
@@ -97,21 +104,11 @@ def _corrected(json_schema: Any, kind: Any) -> Any:
     return json_schema
 
 
-def _as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of ``method="json_schema"`` for ``method="json_mode"``, which differs only in its parser."""
+def _response_format(schema: type[BaseModel], strict: bool | None) -> dict[str, Any]:
+    """Return the ``response_format`` that the SDK makes of a class."""
     function = openai.pydantic_function_tool(schema)["function"]
-    strict = options.get("strict")
-    response_format = {"name": function["name"], "schema": function["parameters"], "strict": strict is not False}
-    ours = {
-        "method": "json_mode",
-        "strict": None,
-        "response_format": {"type": "json_schema", "json_schema": response_format},
-        "ls_structured_output_format": {
-            "kwargs": {"method": "json_schema", "strict": strict},
-            "schema": convert_to_openai_tool(schema),
-        },
-    }
-    return {**options, **ours}
+    json_schema = {"name": function["name"], "schema": function["parameters"], "strict": strict is not False}
+    return {"type": "json_schema", "json_schema": json_schema}
 
 
 class _CheckedParser(Runnable[Any, Any]):
@@ -123,6 +120,7 @@ class _CheckedParser(Runnable[Any, Any]):
     Args:
         parser: LangChain's parser.
         wants_object: Whether JSON that is no object is an error; LangChain's parser accepts all JSON.
+        has_tools: Whether the request has tools beside the schema; a message that calls one has no output.
         function: The tool that the model was asked to call, if it was.
         schema: The JSON schema of output that is a dictionary; LangChain does not look into these.
     """
@@ -132,11 +130,13 @@ class _CheckedParser(Runnable[Any, Any]):
         parser: Runnable[Any, Any],
         *,
         wants_object: bool = False,
+        has_tools: bool = False,
         function: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> None:
         self._parser = parser
         self._wants_object = wants_object
+        self._has_tools = has_tools
         self._function = function
         self._schema = schema
 
@@ -151,11 +151,15 @@ class _CheckedParser(Runnable[Any, Any]):
         Raises:
             OutputParserException: Its arguments, or its JSON, are not complete, or do not follow the schema.
         """
+        if self._has_tools and getattr(input, "tool_calls", None):
+            return None
         _check_complete(input)
         return self._checked(self._parser.invoke(_as_call(input, self._function), config), input)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ARG002
         """Return the structured output of a message; see :meth:`invoke`."""
+        if self._has_tools and getattr(input, "tool_calls", None):
+            return None
         _check_complete(input)
         return self._checked(await self._parser.ainvoke(_as_call(input, self._function), config), input)
 

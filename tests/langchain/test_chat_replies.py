@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import re
+import sys
 from collections.abc import Callable
 from typing import Annotated, Literal, Optional
 
@@ -535,10 +536,83 @@ def test_type_of_which_langchain_makes_no_schema_is_refused_in_json_mode(replyin
         replying({"content": "{}"}).chat().with_structured_output(schema, method="json_mode")
 
 
-@pytest.mark.parametrize("method", ["function_calling", "json_mode"])
-def test_tools_beside_a_schema_are_refused_if_langchain_would_not_send_them(replying, method):
+@pytest.mark.filterwarnings("ignore:Cannot use method='json_schema' with model gpt-4")
+@pytest.mark.parametrize(("method", "model"), [("function_calling", "m"), ("json_mode", "m"), ("json_schema", "gpt-4")])
+def test_tools_beside_a_schema_are_refused_if_langchain_would_not_send_them(replying, method, model):
     with pytest.raises(ConfigurationError, match="tools beside a schema need method='json_schema'"):
-        replying({"content": "{}"}).chat().with_structured_output(Rated, method=method, tools=[Told])
+        replying({"content": "{}"}).chat(model=model).with_structured_output(Rated, method=method, tools=[Told])
+
+
+@pytest.mark.parametrize("strict", [None, True])
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize("text", [JOKE.model_dump_json(), FENCED], ids=["bare", "fenced"])
+async def test_output_beside_tools_is_parsed_strict_or_not(replying, call_, form, schema, strict, text):
+    """The SDK parses a class, and refuses tools beside it that are not strict, after the answer is paid."""
+    sandbox = replying({"content": text})
+    options = {"method": "json_schema", "tools": [Options], "strict": strict}
+    found = await all_of(call_, form, sandbox.chat().with_structured_output(schema, **options))
+    assert (found if form == "plain" else found[-1]) in (JOKE, JOKE.model_dump())
+    assert sandbox.requests[0].body["tools"][0]["function"]["name"] == "Options"
+    assert sandbox.requests[0].body["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+async def test_call_of_a_tool_beside_a_schema_is_no_output_and_no_error(replying, call_, form, schema):
+    message = {"content": "I look.", "tool_calls": [call('{"path": "/home"}', name="Options")]}
+    options = {"method": "json_schema", "tools": [Options]}
+    found = await all_of(call_, form, replying(message).chat().with_structured_output(schema, **options))
+    assert found is None if form == "plain" else found == []
+    runnable = replying(message).chat().with_structured_output(schema, include_raw=True, **options)
+    found = await whole_of(call_, form, runnable)
+    assert (found["parsed"], found["parsing_error"]) == (None, None)
+    assert [one["args"] for one in found["raw"].tool_calls] == [{"path": "/home"}]
+
+
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize(
+    "message", [{"content": "No."}, {"tool_calls": [call('{"path": "/ho', name="Options")]}], ids=["text", "call"]
+)
+async def test_unreadable_answer_beside_tools_is_a_parser_error(replying, call_, form, schema, message):
+    options = {"method": "json_schema", "tools": [Options], "strict": True}
+    with pytest.raises(OutputParserException):
+        await all_of(call_, form, replying(message).chat().with_structured_output(schema, **options))
+    runnable = replying(message).chat().with_structured_output(schema, include_raw=True, **options)
+    found = await whole_of(call_, form, runnable)
+    assert isinstance(found["parsing_error"], OutputParserException)
+
+
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+async def test_json_schema_for_old_models_is_a_tool_call(replying, call_, form, schema):
+    """LangChain makes it one, for the names of models that took no schemas."""
+    for message, expected in (
+        ({"tool_calls": [call(JOKE.model_dump_json(), name="Joke")]}, (JOKE, JOKE.model_dump())),
+        ({"content": JOKE.model_dump_json()}, (JOKE, JOKE.model_dump())),
+        ({"content": "No."}, (None, [])),
+    ):
+        sandbox = replying(message)
+        with pytest.warns(UserWarning, match="Overriding to method='function_calling'"):
+            runnable = sandbox.chat(model="gpt-4-turbo").with_structured_output(schema, method="json_schema")
+        found = await all_of(call_, form, runnable)
+        assert (found if form == "plain" or not found else found[-1]) in expected
+        assert sandbox.requests[0].body["tool_choice"]["function"]["name"] == "Joke"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="pydantic.v1 does not work there")
+@pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema")
+@pytest.mark.parametrize("method", METHODS)
+async def test_class_of_pydantic_1_is_filled(replying, call_, form, method):
+    from pydantic import v1  # warns on Python 3.14
+
+    class OldJoke(v1.BaseModel):
+        """A joke."""
+
+        setup: str
+        punchline: str
+
+    text = JOKE.model_dump_json()
+    message = {"content": text} if method == "json_mode" else {"tool_calls": [call(text, name="OldJoke")]}
+    found = await all_of(call_, form, replying(message).chat().with_structured_output(OldJoke, method=method))
+    assert (found if form == "plain" else found[-1]) == OldJoke(**JOKE.model_dump())
 
 
 @pytest.mark.parametrize(
