@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanogpt_core.cache.sqlite_file import FAILURES, PAGE_BYTES, DamagedError, is_writable, open_file, sibling
 
-_MESSAGES = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
+_MESSAGES = ("malformed", "not a database", "unsupported file format")
 
 
 def is_damage(error: Exception) -> bool:
@@ -26,11 +26,13 @@ def may_be_damage(error: Exception, path: Path) -> bool:
     """Return whether an error means damage if it comes again after reopening the file.
 
     A log that was truncated under an open connection is read correctly by a new one. A damaged header can make SQLite
-    report a file as read-only.
+    report a file as read-only. A missing table or column can be the work of a later version of this package, which
+    opening the file tells.
     """
     if "readonly" in str(error):
         return is_writable(path)
-    return is_ambiguous(error) or getattr(error, "sqlite_errorname", None) == "SQLITE_IOERR_SHORT_READ"
+    was_truncated = getattr(error, "sqlite_errorname", None) == "SQLITE_IOERR_SHORT_READ"
+    return was_truncated or "no such" in str(error) or is_ambiguous(error)
 
 
 def is_ambiguous(error: Exception) -> bool:

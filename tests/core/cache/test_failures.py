@@ -179,7 +179,7 @@ def goes_on(embed, make, right):
         assert np.array_equal(vectors, right)
         assert np.array_equal(again, right)
         assert len(caught) == 1, [str(warning.message) for warning in caught]
-        assert str(path) in str(caught[0].message)
+        assert str(getattr(path, "path", path)) in str(caught[0].message)
         return str(caught[0].message)
 
     return goes_on
@@ -484,14 +484,18 @@ def test_foreign_database_is_not_changed(goes_on, tmp_path, journal, ours):
 
 
 @pytest.mark.parametrize("change", ["TO nanogpt_entries_2", "COLUMN entry TO vector"])
-def test_later_schema_version_is_not_changed(goes_on, tmp_path, change):
-    path = tmp_path / "c.db"
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+def test_later_schema_version_is_not_changed(goes_on, tmp_path, change, is_open):
+    path = cache = tmp_path / "c.db"
     SQLiteCache(path).put_many({b"a": b"1"})
+    if is_open:
+        cache = SQLiteCache(path)
+        assert cache.get_many([b"a"])
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 2")
         database.execute(f"ALTER TABLE nanogpt_entries RENAME {change}")
     database.close()
-    assert "version" in goes_on(path)
+    assert "version" in goes_on(cache)
     assert not list(tmp_path.glob("*corrupt*"))
 
 
