@@ -20,7 +20,7 @@ from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.gathering.waiting import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
-from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
+from nanogpt_core.errors import BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, Outcome
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
@@ -126,7 +126,7 @@ class SharedBatch:
         items, left = yield from self._isolate_named(items, failure)
         searches_in_vain = 0
         while left is not None and searches_in_vain < _MAX_SEARCHES_IN_VAIN:
-            if not isinstance(left.error, BadRequestError):
+            if left.error.transient:
                 self._max_retries = 0  # the retries are used up
             search = BadTextSearch(items, left)
             left = yield from self._isolate_one(search)

@@ -27,6 +27,7 @@ from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
     NanoGPTError,
+    PermissionDeniedError,
     ReplyError,
     RequestTimeoutError,
     ServerError,
@@ -325,7 +326,10 @@ def test_text_that_crashes_the_host_fails_only_its_own_call(together, held, faul
     assert all(server.right(results[n], text) for n, text in ((0, "a"), (2, "c"), (3, "d")))
 
 
-def test_text_with_an_invalid_vector_fails_only_its_own_call(together, held, faults):
+@pytest.fixture
+def zero_vector(faults):
+    """Return a function that answers requests with the text "bad", for which it has a zero vector."""
+
     def answer(seen):
         if "bad" not in seen.texts:
             return None
@@ -333,13 +337,41 @@ def test_text_with_an_invalid_vector_fails_only_its_own_call(together, held, fau
         document["data"][seen.texts.index("bad")]["embedding"] = [0.0] * WIDTH
         return faults.response(document)
 
-    server = held(answer)
+    return answer
+
+
+def test_text_with_an_invalid_vector_fails_only_its_own_call(together, held, zero_vector):
+    server = held(zero_vector)
     embedder = server.embedder()
     _, *results = together(server, [(embedder, text) for text in ["first", "a", "bad", "c"]])
     assert type(results[1]) is ReplyError
     assert "all zeros" in str(results[1])
     assert server.right(results[0], "a")
     assert server.right(results[2], "c")
+
+
+@pytest.mark.parametrize("failure", [503, 429, "reset"])
+@pytest.mark.parametrize("refusal", [200, 400, 403])
+def test_transient_error_during_the_search_for_a_bad_text_is_retried(
+    together, held, faults, zero_vector, refusal, failure
+):
+    refused = refuses(faults, "bad", faults.response({"error": {"message": "flagged by moderation"}}, refusal))
+    once = iter([faults.RESET if failure == "reset" else faults.response("", failure, Retry_After="0")])
+
+    def answer(seen):
+        refusal_of_bad = zero_vector(seen) if refusal == 200 else refused(seen)
+        return refusal_of_bad or (None if seen.texts == ["first"] else next(once, None))
+
+    server = held(answer)
+    embedder = server.embedder(max_retries=2)
+    texts = ["a", "b", "bad", "c", "d"]
+    with fake_clock():
+        _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
+    assert [type(result) for result in results if isinstance(result, Exception)] == [
+        {200: ReplyError, 400: BadRequestError, 403: PermissionDeniedError}[refusal]
+    ]
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True) if text != "bad")
+    assert embedder.usage.retries == 1
 
 
 def too_long(faults, most):
