@@ -163,7 +163,7 @@ class EmbedderConfig:
             "default_headers": None,
         }
         for name, value in resolved.items():
-            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+            object.__setattr__(self, name, value)  # the class is frozen for all other code
 
     @property
     def own_cache(self) -> SQLiteCache | None:

@@ -61,30 +61,25 @@ class DimensionsCheck(ForkSafe):
     Attributes:
         dimensions: Dimensions of the vectors; None as long as no reply has come and the sources give none or several.
         learned: Dimensions of the first reply, or None.
+        needs_live_list: True if the live list could allow other dimensions than the expected ones.
     """
 
     def __init__(self, model: ModelInfo, dimensions: int | None = None, learned: int | None = None) -> None:
         self._model = model
         self._expected = frozenset((dimensions,)) if dimensions is not None else model.widths
-        self._asked = dimensions is not None
-        self._listed = False
         self.learned = learned
+        self.needs_live_list = dimensions is None and learned is None
         self.dimensions = self._single_expectation() if learned is None else learned
         super().__init__()
 
     def _single_expectation(self) -> int | None:
         return next(iter(self._expected)) if len(self._expected) == 1 else None
 
-    @property
-    def needs_live_list(self) -> bool:
-        """True if the live list could allow other dimensions than the expected ones."""
-        return not self._asked and not self._listed and self.learned is None
-
     def add_source(self, dimensions: int | None) -> None:
         """Also allow the dimensions that the live list gives for the model; None if it gives none."""
         with self._lock:
-            self._listed = True
-            if dimensions is not None and not self._asked and self._expected:
+            self.needs_live_list = False
+            if dimensions is not None and self._expected:
                 self._expected |= {dimensions}
                 if self.learned is None:
                     self.dimensions = self._single_expectation()
@@ -104,6 +99,7 @@ class DimensionsCheck(ForkSafe):
                     width=dimensions,
                 )
             self.learned = self.dimensions = dimensions
+            self.needs_live_list = False
         if len(allowed) != 1:
             logger.info("Learned: vectors of %s have %d dimensions", self._model.id, dimensions)
 

@@ -183,7 +183,7 @@ class ResultCollector:
             DimensionsError: The cached vectors have other dimensions than the model's.
         """
         texts = self.plan.request_texts
-        for indices, vectors in self.cache.find(texts) if self.cache is not None and texts else ():
+        for indices, vectors in self.cache.find(texts) if self.cache is not None else ():
             self._accept_cached(vectors.shape[1])
             if indices:
                 for _ in self._put(indices, vectors):

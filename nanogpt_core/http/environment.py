@@ -34,11 +34,8 @@ class Proxy(NamedTuple):
     url: str
     variable: str
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # also in tracebacks with the values of variables
         return f"{self.variable}={_without_credentials(self.url)}"
-
-    def __repr__(self) -> str:  # in tracebacks with the values of variables
-        return str(self)
 
 
 def proxy_for(scheme: str, host: str, port: int | None) -> Proxy | None:

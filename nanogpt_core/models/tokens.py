@@ -90,8 +90,8 @@ class TokenCounter:
     def measure(self, texts: Sequence[str]) -> tuple[list[int], dict[int, int]]:
         """Return for each text its weight, see :meth:`weights`, and the tokens of those over the limit, by index."""
         lengths = byte_lengths(texts)
-        counts = ((index, self.count_if_too_long(texts[index])) for index in self.may_be_too_long(lengths))
-        return self.weights(lengths), {index: tokens for index, tokens in counts if tokens}
+        counts = {index: self.count_if_too_long(texts[index]) for index in self.may_be_too_long(lengths)}
+        return self.weights(lengths), {index: tokens for index, tokens in counts.items() if tokens}
 
     def weights(self, lengths: Sequence[int]) -> list[int]:
         """Return estimates of tokens for making batches, from lengths in bytes: a token in 3 bytes.

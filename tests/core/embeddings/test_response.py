@@ -541,7 +541,7 @@ def test_unknown_model_keeps_its_first_width(first, second):
 def test_requested_dimensions_are_the_only_accepted_width():
     check = DimensionsCheck(MODELS["text-embedding-3-small"], dimensions=256)
     assert check.dimensions == 256
-    check.add_source(1536)
+    assert not check.needs_live_list
     with pytest.raises(DimensionsError, match="not 256"):
         check.accept(1536)
     check.accept(256)
