@@ -40,7 +40,6 @@ class SharedBatch:
     def __post_init__(self) -> None:
         self._requests = self._most_requests = 0
         self._limits = self.dispatcher.limits
-        self._max_retries = self.dispatcher.config.max_retries
 
     def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
         """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
@@ -53,6 +52,7 @@ class SharedBatch:
             if len(part) > 1 and not self.dispatcher.host_capabilities.fits(batch):
                 parts += halves(part)[::-1]
                 continue
+            self._max_retries = self.dispatcher.config.max_retries  # each part has its own
             result = yield from self._request(part, admission)
             admission = None
             if result.failure is not None:

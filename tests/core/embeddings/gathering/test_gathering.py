@@ -406,6 +406,26 @@ def test_gathered_batch_over_the_hosts_limit_is_divided_and_the_limit_learned(to
     assert max(sum(map(len, request)) for request in server.sent[sent:]) <= 60  # none is refused
 
 
+def test_text_that_crashes_the_host_takes_no_retries_from_other_parts_of_a_batch(together, held, faults):
+    refused = too_long(faults, 60)
+    failures = iter([faults.response("", 429, Retry_After="0")])
+
+    def answer(seen):
+        if any("bad" in text for text in seen.texts):
+            return faults.response("", 500)
+        return refused(seen) or (next(failures, None) if "query 11" in seen.texts else None)
+
+    server = held(answer)
+    embedder = server.embedder(max_retries=2)
+    embedder.embed([f"other {number:02}" for number in range(12)])  # which shows the host's limit
+    texts = ["bad text", *(f"query {number:02}" for number in range(12))]
+    with fake_clock():
+        _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
+    assert type(results[0]) is ServerError
+    assert all(server.right(vector, text) for vector, text in zip(results[1:], texts[1:], strict=True))
+    assert next(failures, None) is None
+
+
 def test_wrong_key_takes_one_request_and_each_call_gets_its_own_error(together, held, faults):
     server = held(lambda seen: None if seen.texts == ["first"] else faults.response("", 401))
     embedder = server.embedder()
