@@ -179,13 +179,10 @@ def test_fusion_retriever_with_four_queries_sends_one_or_two_requests(kind):
             [index.as_retriever(similarity_top_k=2)], llm=NanoGPT("sandbox", **options), num_queries=4
         )
 
-        async def ask():
-            await embedding.aget_query_embedding("a query of a service under way")  # makes the client for async calls
-            sandbox.clear()
-            return await retriever.aretrieve(QUESTION)
-
+        # Opens the client for async calls: the sync method makes such calls too, each in a task.
+        asyncio.run(embedding.aget_query_embedding("a query of a service under way"))
         sandbox.clear()
-        found = retriever.retrieve(QUESTION) if kind == "sync" else asyncio.run(ask())
+        found = retriever.retrieve(QUESTION) if kind == "sync" else asyncio.run(retriever.aretrieve(QUESTION))
         requests = [request.inputs for request in sandbox.requests if request.path.endswith("/embeddings")]
     assert found[0].node.get_content() == TEXTS[2]
     assert sorted(text for texts in requests for text in texts) == sorted([QUESTION, *others])
