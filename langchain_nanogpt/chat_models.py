@@ -191,10 +191,11 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
         super()._check_options(options)
-        if (options.get("model_kwargs") or {}).get("stream_options", {}) is None:
+        more = options.get("model_kwargs", {})
+        if more.get("stream_options", {}) is None:
             raise ConfigurationError("stream_options is None.", remedy="Pass stream_usage=False.")
         check_request_options(options, cls._option_names(), extra_body_hint=cls._extra_body_hint)
-        if "metadata" in (options.get("model_kwargs") or ()):
+        if "metadata" in more:
             raise ConfigurationError(
                 "metadata in model_kwargs would not be sent: LangChain takes it for its own.",
                 remedy="Pass extra_body={'metadata': ...}.",

@@ -120,7 +120,7 @@ class _CheckedParser(Runnable[Any, Any]):
     Args:
         parser: LangChain's parser.
         wants_object: Whether JSON that is no object is an error; LangChain's parser accepts all JSON.
-        has_tools: Whether the request has tools beside the schema; a message that calls one has no output.
+        has_tools: Whether the request has tools beside the schema.
         function: The tool that the model was asked to call, if it was.
         schema: The JSON schema of output that is a dictionary; LangChain does not look into these.
     """
@@ -151,17 +151,20 @@ class _CheckedParser(Runnable[Any, Any]):
         Raises:
             OutputParserException: Its arguments, or its JSON, are not complete, or do not follow the schema.
         """
-        if self._has_tools and getattr(input, "tool_calls", None):
-            return None
-        _check_complete(input)
-        return self._checked(self._parser.invoke(_as_call(input, self._function), config), input)
+        readable = self._as_readable(input)
+        return None if readable is None else self._checked(self._parser.invoke(readable, config), input)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ARG002
         """Return the structured output of a message; see :meth:`invoke`."""
-        if self._has_tools and getattr(input, "tool_calls", None):
+        readable = self._as_readable(input)
+        return None if readable is None else self._checked(await self._parser.ainvoke(readable, config), input)
+
+    def _as_readable(self, message: Any) -> Any:
+        """Return a message for LangChain's parser; None if it calls a tool beside the schema, and so has no output."""
+        if self._has_tools and getattr(message, "tool_calls", None):
             return None
-        _check_complete(input)
-        return self._checked(await self._parser.ainvoke(_as_call(input, self._function), config), input)
+        _check_complete(message)
+        return _as_call(message, self._function)
 
     def _checked(self, found: Any, message: Any) -> Any:
         if self._wants_object and not isinstance(found, dict):

@@ -93,9 +93,7 @@ class ChoiceStream:
         check_truncated(reason, has_calls=self._has_calls, structured=self._request.structured)
         if self._request.wants_json:
             is_last = bool(reason) and not self.is_finished
-            delta["content"] = self._json_text.add(
-                delta["content"], is_last=is_last, expects_json=not self._has_expected_calls
-            )
+            delta["content"] = self._json_text.add(delta["content"], is_last=is_last, expects_json=self._expects_json)
         if self._request.streams and not self._has_begun and not fragments:
             # LlamaIndex's async stream passes over a first chunk without content.
             delta["content"] = delta["content"] or ""
@@ -119,8 +117,8 @@ class ChoiceStream:
         if self._refusal:
             deltas.append({"refusal": self._refusal})
         if self._request.wants_json and not self.is_finished:
-            expects_json = not self._has_expected_calls
-            deltas.append({"content": self._json_text.add(None, is_last=True, expects_json=expects_json)})
+            text = self._json_text.add(None, is_last=True, expects_json=self._expects_json)
+            deltas.append({"content": text})
         if rest := self._audio.add("", is_last=True):
             deltas.append({"audio": {"data": rest}})
         if self._annotations:
@@ -130,8 +128,8 @@ class ChoiceStream:
         return [*parts, *map(self._make_part, deltas)]
 
     @property
-    def _has_expected_calls(self) -> bool:
-        return self._has_calls and bool(self._request.tools)
+    def _expects_json(self) -> bool:
+        return not (self._has_calls and self._request.tools)
 
     def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
         """Return a delta with the fields to send on, and keep those that are sent at the end."""

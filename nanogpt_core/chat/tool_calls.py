@@ -134,7 +134,8 @@ class _Call:
         fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
         sent_name: Length of the name that was sent: 0 before the first fragment of the call.
-        duplicate_of: An earlier call with the same id and name, which this one may repeat.
+        may_repeat: An earlier call with the same id and name. This one is held back until it is complete: only then is
+            it clear whether it is another call or that one again.
     """
 
     indices: set[int | None]
@@ -147,7 +148,7 @@ class _Call:
     fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
     sent_name: int = 0
-    duplicate_of: _Call | None = None
+    may_repeat: _Call | None = None
 
     @property
     def may_be_cumulative(self) -> bool:
@@ -164,11 +165,6 @@ class _Call:
     def is_placeholder(self) -> bool:
         """True if the arguments are none so far; some hosts begin each call so, and send the real ones later."""
         return self.sent == 0 and self.arguments.strip() in ("{}", "null")
-
-    @property
-    def is_duplicate(self) -> bool:
-        """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
-        return self.duplicate_of is not None and self.text in ("", self.duplicate_of.text)
 
     @property
     def is_object(self) -> bool:
@@ -288,7 +284,7 @@ class ToolCallAssembler:
         if call is None or call.is_followed_by(fragment, self._tools):
             call = _Call({len(self._calls) + position if fragment.index is None else fragment.index})
             if known is not None and known.name == fragment.name:
-                call.duplicate_of = known
+                call.may_repeat = known
             self._calls.append(call)
         if call.id is None and all(fragment.id != other.id for other in self._calls):
             call.id = fragment.id
@@ -324,11 +320,12 @@ class ToolCallAssembler:
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
             is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.text))
-            if call.duplicate_of is not None and not is_complete:
+            earlier = call.may_repeat
+            if earlier is not None and not is_complete:
                 break
-            if call.duplicate_of is not None and call.is_duplicate:
-                call.duplicate_of.indices |= call.indices
-                call.duplicate_of.add_fields(call.fields)
+            if earlier is not None and call.text in ("", earlier.text):
+                earlier.indices |= call.indices
+                earlier.add_fields(call.fields)
                 del self._calls[self._current]
                 continue
             if finishing and len(self._calls) > 1 and not call.name and not call.arguments:

@@ -77,15 +77,16 @@ class ChatModelBase(PluginModel):
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
         """Check the values of some options, by the names of their fields, and convert them; in place."""
-        more = options.get(cls._request_options_field)
-        if more is None and cls._request_options_field in options:
-            options[cls._request_options_field] = more = {}
-        if not isinstance(more, Mapping | None):
-            raise InvalidTypeError(f"{cls._request_options_field} must be a mapping, not {type(more).__name__}.")
-        check_request_options(more or {}, extra_body_hint=cls._extra_body_hint)
+        field = cls._request_options_field
+        more = options.get(field, {})
+        if more is None:
+            options[field] = more = {}
+        if not isinstance(more, Mapping):
+            raise InvalidTypeError(f"{field} must be a mapping, not {type(more).__name__}.")
+        check_request_options(more, extra_body_hint=cls._extra_body_hint)
         for name in ("messages", "stream"):
-            if name in (more or {}):
-                raise InvalidTypeError(f"{name} must not be in {cls._request_options_field}: a call says it.")
+            if name in more:
+                raise InvalidTypeError(f"{name} must not be in {field}: a call says it.")
         check_ranges(options)
         for name, kind in zip(cls._http_client_fields, ("Client", "AsyncClient"), strict=True):
             check_http_client(name, options.get(name), kind)
