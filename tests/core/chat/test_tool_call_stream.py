@@ -104,6 +104,12 @@ STREAMS = {
         [fragment(2, "b", "look", B[2])],
         [fragment(3, "b", "look", "")],
     ),
+    "a call that is repeated in pieces, without an empty one": (
+        [fragment(0, "a", "clean", A[2])],
+        [fragment(1, "a", "clean", A[2][:5])],
+        [fragment(1, arguments=A[2][5:])],
+        [fragment(2, "b", "look", B[2])],
+    ),
     "an index for every fragment": (
         [fragment(0, "a", "clean", A[2][:5])],
         [fragment(1, "a", arguments=A[2][5:])],
@@ -143,6 +149,14 @@ STREAMS = {
         [fragment(1, "b", "look", "```" + B[2] + "```")],
     ),
 }
+
+
+def test_call_with_the_id_of_another_and_other_arguments_is_kept():
+    chunks = ("clean", ""), (None, '{"path"'), (None, ': "y"}')
+    second = [[fragment(1, "a" if name else None, name, arguments)] for name, arguments in chunks]
+    found = assemble([fragment(0, *A)], *second)
+    assert [arguments for _, _, arguments in found] == [A[2], '{"path": "y"}']
+    assert len({identifier for identifier, _, _ in found}) == 2
 
 
 @pytest.mark.parametrize("case", STREAMS)
