@@ -224,13 +224,30 @@ def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.C
     return database
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that is closed when the garbage collector finds it.
+
+    Since Python 3.13, SQLite's own connections give a ResourceWarning then. A cache closes its connection with itself,
+    but if both are part of a reference cycle, the collector may begin with the connection.
+    """
+
+    def __del__(self) -> None:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # of one that could not be opened
+            self.close()
+
+
 def open_file(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
     """Open a file without checking it; each statement waits ``seconds`` for other processes.
 
     ``mode`` is a parameter of SQLite's URI, such as ``mode=ro``.
     """
     database = sqlite3.connect(
-        f"{path.as_uri()}?{mode}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
+        f"{path.as_uri()}?{mode}",
+        uri=True,
+        timeout=seconds,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=_Connection,
     )
     try:
         database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8

@@ -1,5 +1,6 @@
 """Cache failures: the vectors are right, with a warning at most, and no unchecked entry is used."""
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -17,6 +18,7 @@ from nanogpt_core.cache import sqlite as sqlite_cache
 from nanogpt_core.cache.admin import export_cache, inspect_cache, verify_cache
 from nanogpt_core.cache.base import CacheNamespace, MemoryCache, encode_dimensions, encode_entry
 from nanogpt_core.cache.sqlite import SQLiteCache
+from nanogpt_core.cache.sqlite_file import connect, open_file
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 TEXTS = [f"text number {number} of the run" for number in range(40)]
@@ -497,6 +499,21 @@ def test_later_schema_version_is_not_changed(goes_on, tmp_path, change, is_open)
     database.close()
     assert "version" in goes_on(cache)
     assert not list(tmp_path.glob("*corrupt*"))
+
+
+def test_connection_without_its_cache_is_closed_without_a_warning(tmp_path):
+    """As the garbage collector may find it. Since Python 3.13, SQLite's own connections give a ResourceWarning."""
+    cache = SQLiteCache(tmp_path / "c.db")
+    cache.put_many({b"a": b"1"})
+    connection = connect(cache.path, seconds=0)
+    cache.close()
+    assert (tmp_path / "c.db-wal").exists()
+    del connection
+    gc.collect()
+    assert not (tmp_path / "c.db-wal").exists()  # SQLite deletes it with the last connection
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        open_file(tmp_path / "missing" / "c.db", "mode=ro", seconds=0)
+    gc.collect()
 
 
 def test_empty_file_becomes_a_cache(tmp_path):
