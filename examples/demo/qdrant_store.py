@@ -32,15 +32,12 @@ def open_store(folder: Path, check_width: Callable[[int], object]) -> QdrantClie
             before = _state(folder)
             # The page calls it from several threads.
             client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+    with close_on_error(client), name_damaged(folder):
         if client.collection_exists(COLLECTION):
-            width = client.get_collection(COLLECTION).config.params.vectors.size
+            check_width(client.get_collection(COLLECTION).config.params.vectors.size)
         else:
-            width = None
             # An interrupted creation, or a lost list of collections, would bring back passages that were deleted.
             shutil.rmtree(folder / "collection" / COLLECTION, ignore_errors=True)
-    if width is not None:
-        with close_on_error(client):
-            check_width(width)
     return client
 
 

@@ -358,3 +358,21 @@ def test_damaged_file_ends_the_demo_with_a_message(kind, damage, sandbox, monkey
     main(kind, "A demo", ["--data", str(data)], load=lambda: documents(WITHOUT_NUTS))
     del ended  # its traceback holds the open file
     gc.collect()
+
+
+def test_store_of_another_kind_is_closed_after_the_message(framework, sandbox, monkeypatch, tmp_path):
+    from command_line import main
+
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
+    words = ["--data", str(tmp_path / "data")]
+    main(framework, "A demo", words, load=lambda: documents(WITHOUT_NUTS))
+    file = file_of(tmp_path, "meta.json")
+    stored = file.read_text()
+    named = '{"collections": {"passages": {"vectors": {"a": {"size": 3, "distance": "Dot"}}}}, "aliases": {}}'
+    file.write_text(named)
+    with pytest.raises(SystemExit, match="is damaged or cannot be written") as ended:
+        main(framework, "A demo", words, load=lambda: documents(WITHOUT_NUTS))
+    file.write_text(stored)
+    main(framework, "A demo", words, load=lambda: documents(WITHOUT_NUTS))
+    del ended  # whose traceback would hold a store that is still open
