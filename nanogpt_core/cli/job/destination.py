@@ -13,6 +13,7 @@ from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.paths import data_files, leads_into, manifest_path, path_as_text, state_folder
 from nanogpt_core.cli.reading.spool import Spool
 from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.models.tokens import TokenCounter
 
 
 def check_destination(output: Path, cache: Path | None) -> None:
@@ -57,8 +58,8 @@ def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: 
         "other texts": manifest.texts_sha256 == spool.texts_sha256,
         "other IDs, places or metadata": manifest.rows_sha256 in (None, spool.rows_sha256)
         or manifest.texts_sha256 != spool.texts_sha256,
-        # After "error", no text was too long.
-        f"--on-overflow {manifest.on_overflow}": manifest.on_overflow in ("error", on_overflow),
+        f"--on-overflow {manifest.on_overflow}": manifest.on_overflow in (None, on_overflow)
+        or not _has_long_text(embedder, spool),
         f"the model {manifest.model}": manifest.model == embedder.model,
         f"{manifest.dimensions:,} dimensions": embedder.width in (None, manifest.dimensions),
         f"the address {manifest.base_url}": manifest.base_url == embedder.base_url,  # for example that of a sandbox
@@ -74,6 +75,12 @@ def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: 
         raise _exists(output, "and is damaged") from error
     if rows != manifest.rows:
         raise _exists(output, f"with {counted(rows, 'row')} of {manifest.rows:,}")
+
+
+def _has_long_text(embedder: Embedder, spool: Spool) -> bool:
+    """Return whether a text is over the model's token limit; without one, ``--on-overflow`` changes nothing."""
+    counter = TokenCounter(embedder.model_info)
+    return any(counter.count_if_too_long(text) for text in spool.distinct_texts())
 
 
 def publish(part: Path, output: Path) -> None:

@@ -37,7 +37,7 @@ class Manifest:
         created: Time, in UTC.
         version: Version of nanogpt-rag.
         rows_sha256: SHA-256, in hexadecimal, over texts, IDs, places and metadata; None if an older version wrote it.
-        on_overflow: Treatment of texts over the model's token limit.
+        on_overflow: Treatment of texts over the model's token limit; None if an older version wrote it.
     """
 
     output: str
@@ -56,7 +56,7 @@ class Manifest:
     created: str
     version: str
     rows_sha256: str | None = None
-    on_overflow: str = "error"
+    on_overflow: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the manifest as a JSON object."""
@@ -80,7 +80,9 @@ def read_manifest(output: Path) -> Manifest | None:
         fields = orjson.loads(path.read_bytes())  # the json module would raise a RecursionError for nested lists
         if fields.pop("format") != _FORMAT:
             raise CommandError(f"{path} is of another version of nanogpt-rag.")
-        manifest = Manifest(**{**fields, "problems": tuple(fields["problems"])})
+        # A later version may have written more fields.
+        known = {name: fields[name] for name in Manifest.__dataclass_fields__ if name in fields}
+        manifest = Manifest(**{**known, "problems": tuple(fields["problems"])})
         if not all(isinstance(value, int) for value in (manifest.rows, manifest.distinct_texts, manifest.dimensions)):
             raise TypeError("a count is not a number")
         if not all(isinstance(value, str) for value in (manifest.model, manifest.base_url)):

@@ -191,20 +191,32 @@ def test_complete_output_with_another_treatment_of_long_texts_is_not_called_comp
     assert f"{output} exists, with --on-overflow truncate. Nothing was sent. Pass --overwrite" in again.err
 
 
-def test_treatment_of_long_texts_changes_no_output_without_them(embed, corpus, tmp_path):
+@pytest.mark.parametrize("first", ["error", "truncate"])
+@pytest.mark.parametrize("second", ["error", "split"])
+def test_treatment_of_long_texts_changes_no_output_without_them(embed, corpus, tmp_path, first, second):
     output = tmp_path / "out.npy"
-    embed(corpus, "-o", output)
-    again = embed(corpus, "-o", output, "--on-overflow", "split")
+    embed(corpus, "-o", output, "--on-overflow", first)
+    again = embed(corpus, "-o", output, "--on-overflow", second)
     assert (again.code, again.sent.total()) == (0, 0)
     assert "complete already" in again.out
 
 
-def test_complete_output_of_an_older_version_is_compared_without_its_ids(embed, corpus, tmp_path):
+def test_complete_output_of_an_older_version_is_compared_without_facts_that_it_does_not_have(embed, tmp_path):
     output, manifest = tmp_path / "out.npy", tmp_path / "out.npy.manifest.json"
-    embed(corpus, "-o", output)
+    source = records(tmp_path / "in.jsonl", ["word " * 10_000])
+    embed(source, "-o", output, "--on-overflow", "split")
     facts = json.loads(manifest.read_text("utf-8"))
     del facts["rows_sha256"], facts["on_overflow"]
     manifest.write_text(json.dumps(facts), "utf-8")
+    again = embed(source, "-o", output, "--on-overflow", "truncate", "--json")
+    assert (again.code, again.sent.total()) == (0, 0)
+    assert json.loads(again.out)["on_overflow"] is None
+
+
+def test_manifest_of_a_later_version_may_have_more_fields(embed, corpus, tmp_path):
+    output, manifest = tmp_path / "out.npy", tmp_path / "out.npy.manifest.json"
+    embed(corpus, "-o", output)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text("utf-8")), "later": [1]}), "utf-8")
     again = embed(corpus, "-o", output)
     assert (again.code, again.sent.total()) == (0, 0)
 
