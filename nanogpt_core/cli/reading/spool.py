@@ -117,9 +117,9 @@ class Spool:
         stored = self._database.executemany("INSERT OR IGNORE INTO row_ids VALUES (?)", ids).rowcount if ids else 0
         self.repeated_ids += len(ids) - stored
         self._database.execute("COMMIT")
-        line = orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE)
-        self._rows_hash.update(line)
-        self._file.write(line)
+        self._file.write(orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE))
+        for passage in passages:  # one by one: the hash must not depend on the size of a block
+            self._rows_hash.update(orjson.dumps([*passage], option=orjson.OPT_APPEND_NEWLINE))
         self.passages += len(passages)
 
     def _text_ids(self, digests: list[bytes]) -> dict[bytes, int]:

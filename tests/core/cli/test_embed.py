@@ -140,6 +140,17 @@ def test_repeated_texts_in_other_blocks_get_the_same_vector_and_are_sent_once(em
     assert all(np.array_equal(vector, by_text[text]) for text, vector in zip(texts, vectors, strict=True))
 
 
+def test_hash_of_the_rows_does_not_depend_on_the_size_of_a_block(tmp_path, monkeypatch):
+    hashes = set()
+    for size in (1, 4, 100):
+        monkeypatch.setattr(spool_module, "ROWS_PER_BLOCK", size)
+        (tmp_path / str(size)).mkdir()
+        with contextlib.closing(Spool(tmp_path / str(size))) as spool:
+            list(spool.add_all(Passage(f"text {number}", "file", number) for number in range(10)))
+            hashes.add(spool.rows_sha256)
+    assert len(hashes) == 1
+
+
 def test_blocks_of_long_texts_hold_fewer_passages(tmp_path, monkeypatch):
     monkeypatch.setattr(spool_module, "ROWS_PER_BLOCK", 4)
     monkeypatch.setattr(spool_module, "_MAX_CHARACTERS_PER_BLOCK", 100)
