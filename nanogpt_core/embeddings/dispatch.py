@@ -162,7 +162,6 @@ class Dispatcher:
                 partial(self._attempt, batch, call, timer, call.results if collects else None),
                 call.cancellation,
                 self.cost(batch) if admission is None else admission.cost,
-                self.config.max_retries,
                 admission,
             )
         except BaseException as error:
@@ -204,8 +203,8 @@ class Dispatcher:
         attempt: Callable[[Admission], Steps[EmbeddingResponse]],
         cancellation: Cancellation,
         cost: Cost,
-        max_retries: int,
         admission: Admission | None,
+        may_retry: Callable[[NanoGPTError], bool] = lambda _: True,
     ) -> Steps[EmbeddingResponse]:
         """Send one request with retries, as :func:`~nanogpt_core.http.retry.send_with_retries` does.
 
@@ -218,10 +217,11 @@ class Dispatcher:
                     yield from send_with_retries(
                         attempt,
                         limits=self.limits,
-                        max_retries=max_retries,
+                        max_retries=self.config.max_retries,
                         cancellation=cancellation,
                         cost=cost,
                         admission=admission,
+                        may_retry=may_retry,
                     )
                 )
             except BadRequestError as error:

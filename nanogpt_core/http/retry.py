@@ -55,15 +55,17 @@ def send_with_retries(
     cancellation: Cancellation,
     cost: Cost = FREE,
     admission: Admission | None = None,
+    may_retry: Callable[[NanoGPTError], bool] = lambda _: True,
 ) -> Generator[Any, Any, T]:
     """Run ``attempt`` until it succeeds, each time within the budget and at a start time of the limits.
 
     ``attempt`` returns the generator of one attempt, which raises :class:`~nanogpt_core.NanoGPTError` if it fails, and
-    settles its ``cost``. With a confirmed ``admission``, the first attempt starts at once.
+    settles its ``cost``. With a confirmed ``admission``, the first attempt starts at once. Transient errors are retried
+    for which ``may_retry`` returns True.
 
     Raises:
         BudgetExceededError: The next attempt would exceed the budget. Its cause is the error of the last one.
-        NanoGPTError: The error of the last attempt: it is not transient, or the retries are used up, or the deadline
+        NanoGPTError: The error of the last attempt: it is not retried, or the retries are used up, or the deadline
             comes before the next attempt.
         RequestTimeoutError: The deadline has passed, or the stop signal is set, before an attempt begins.
     """
@@ -81,7 +83,7 @@ def send_with_retries(
                 raise
             if admission is not None:
                 limits.on_error(error, delay, admission)
-            if failed >= max_retries or not cancellation.leaves_time_for(delay):
+            if failed >= max_retries or not may_retry(error) or not cancellation.leaves_time_for(delay):
                 raise
             failed += 1
             of = f" of {cost.model}" if cost.model else ""

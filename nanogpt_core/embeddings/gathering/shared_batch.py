@@ -52,7 +52,7 @@ class SharedBatch:
             if len(part) > 1 and not self.dispatcher.host_capabilities.fits(batch):
                 parts += halves(part)[::-1]
                 continue
-            self._max_retries = self.dispatcher.config.max_retries  # each part has its own
+            self._retries_crashes = True  # in each part anew
             result = yield from self._request(part, admission)
             admission = None
             if result.failure is not None:
@@ -68,7 +68,7 @@ class SharedBatch:
         self._requests += 1
         try:
             response = yield from self.dispatcher.send_with_encoding(
-                partial(self._attempt, account, cancellation), cancellation, cost, self._max_retries, admission
+                partial(self._attempt, account, cancellation), cancellation, cost, admission, self._may_retry
             )
         except BaseException as error:
             account.report_failure(error)
@@ -76,6 +76,8 @@ class SharedBatch:
                 return Result([], None)
             if not isinstance(error, NanoGPTError):
                 raise
+            if error.transient and may_concern_one_text(error):
+                self._retries_crashes = False  # they are used up
             index = named_position(error, len(account.items))
             named = None if index is None else account.items[index]
             calls = {call for item in account.items for call in list(item.calls)}
@@ -85,6 +87,10 @@ class SharedBatch:
             yield from self.dispatcher.check_dimensions(response, cancellation, account.first_observer)
         self.gatherer.deliver(account.items, response.vectors, response.model)
         return Result(account.items, None)
+
+    def _may_retry(self, error: NanoGPTError) -> bool:
+        """Return whether to retry an error. A text that crashes the host uses up the retries of only one request."""
+        return self._retries_crashes or not may_concern_one_text(error)
 
     def _attempt(
         self, account: SharedAccount, cancellation: Cancellation, admission: Admission
@@ -126,8 +132,6 @@ class SharedBatch:
         items, left = yield from self._isolate_named(items, failure)
         searches_in_vain = 0
         while left is not None and searches_in_vain < _MAX_SEARCHES_IN_VAIN:
-            if left.error.transient:
-                self._max_retries = 0  # the retries are used up
             search = BadTextSearch(items, left)
             left = yield from self._isolate_one(search)
             items = search.others

@@ -351,7 +351,7 @@ def test_text_with_an_invalid_vector_fails_only_its_own_call(together, held, zer
 
 
 @pytest.mark.parametrize("failure", [503, 429, "reset"])
-@pytest.mark.parametrize("refusal", [200, 400, 403])
+@pytest.mark.parametrize("refusal", [200, 400, 403, 500])
 def test_transient_error_during_the_search_for_a_bad_text_is_retried(
     together, held, faults, zero_vector, refusal, failure
 ):
@@ -368,10 +368,28 @@ def test_transient_error_during_the_search_for_a_bad_text_is_retried(
     with fake_clock():
         _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
     assert [type(result) for result in results if isinstance(result, Exception)] == [
-        {200: ReplyError, 400: BadRequestError, 403: PermissionDeniedError}[refusal]
+        {200: ReplyError, 400: BadRequestError, 403: PermissionDeniedError, 500: ServerError}[refusal]
     ]
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True) if text != "bad")
-    assert embedder.usage.retries == 1
+    # A second text can be the reason for a 503 after a 500. It is searched for, and not retried.
+    assert embedder.usage.retries == {500: 2}.get(refusal, 0) + ((refusal, failure) != (500, 503))
+
+
+@pytest.mark.parametrize("refusal", [200, 400, 403])
+def test_outage_during_the_search_for_a_bad_text_uses_up_the_retries_of_one_request(
+    together, held, faults, zero_vector, refusal
+):
+    refused = refuses(faults, "bad", faults.response({"error": {"message": "flagged by moderation"}}, refusal))
+    left = iter([zero_vector if refusal == 200 else refused])
+    outage = faults.response("", 503)
+    server = held(lambda seen: None if seen.texts == ["first"] else next(left, lambda _: outage)(seen))
+    embedder = server.embedder(max_retries=5)
+    with fake_clock():
+        _, *results = together(
+            server, [(embedder, text) for text in ["first", "bad", *(f"query {n}" for n in range(63))]]
+        )
+    assert {type(result) for result in results} == {ServerError}
+    assert len(server.sent) <= 20
 
 
 def too_long(faults, most):
