@@ -43,7 +43,7 @@ def open_store(folder: Path, check_width: Callable[[int], object]) -> QdrantClie
 
 @contextlib.contextmanager
 def close_on_error(client: QdrantClient) -> Iterator[None]:
-    """Close the store if the block raises: no pipeline will."""
+    """Close the store if the block raises: there is no pipeline yet that would close it."""
     try:
         yield
     except BaseException:

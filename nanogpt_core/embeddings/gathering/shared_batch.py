@@ -40,6 +40,7 @@ class SharedBatch:
     def __post_init__(self) -> None:
         self._requests = self._most_requests = 0
         self._limits = self.dispatcher.limits
+        self._retries_crashes = True  # False after a crash of the host that outlasted its retries
 
     def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
         """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
@@ -52,7 +53,7 @@ class SharedBatch:
             if len(part) > 1 and not self.dispatcher.host_capabilities.fits(batch):
                 parts += halves(part)[::-1]
                 continue
-            self._retries_crashes = True  # in each part anew
+            self._retries_crashes = True  # each part has retries of its own
             result = yield from self._request(part, admission)
             admission = None
             if result.failure is not None:
