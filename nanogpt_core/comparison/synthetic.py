@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.comparison.passages import Passage
@@ -85,25 +85,33 @@ class QuestionWriter:
         """Yield questions as they are written, at most ``count``. An answer that is no question is left out.
 
         Raises:
-            NanoGPTError: A request failed; after the questions of the requests that had begun.
+            NanoGPTError: A request failed; after the questions of the requests that had begun, which are paid for.
+            KeyboardInterrupt: Ctrl-C; after these questions too.
         """
         from nanogpt_core.chat.client import make_chat_client
         from nanogpt_core.chat.session import ChatSession
 
         session = ChatSession(self._endpoint)
         client = make_chat_client(session)
-        stop, failure = threading.Event(), None
+        stop = threading.Event()
+        failure: BaseException | None = None
         with ThreadPoolExecutor(_THREADS) as threads:
-            asked = [threads.submit(self._ask, session, client, passage, stop) for passage in self._passages[:count]]
+            asked = {threads.submit(self._ask, session, client, passage, stop) for passage in self._passages[:count]}
             try:
-                for future in as_completed(asked):
-                    error = future.exception()
-                    if error is not None:
-                        # Requests that have begun are paid for: their questions are still yielded.
+                while asked:
+                    try:
+                        done, asked = wait(asked, return_when=FIRST_COMPLETED)
+                    except KeyboardInterrupt as interrupt:
                         stop.set()
-                        failure = failure or error
-                    elif (question := future.result()) is not None:
-                        yield question
+                        failure = interrupt
+                        continue
+                    for future in done:
+                        error = future.exception()
+                        if error is not None:
+                            stop.set()
+                            failure = failure or error
+                        elif (question := future.result()) is not None:
+                            yield question
             finally:
                 stop.set()
         if failure is not None:
