@@ -91,11 +91,6 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.OUTPUT_CLOSED
     except Exception as error:  # noqa: BLE001 - no error may end in a traceback
         return _report(error)
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Lance, which is written in Rust; the class cannot be imported
-            raise
-        print_error(f"Lance failed: {error}. The dataset may be damaged.")
-        return ExitCode.BAD_INPUT
 
 
 def _run(arguments: Sequence[str]) -> int:

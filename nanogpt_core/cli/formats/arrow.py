@@ -75,6 +75,10 @@ def reading(output: Path) -> Iterator[None]:
         # Lance adds places in its own source: ", /home/..."
         reason = " ".join(str(error).split()).partition(", /")[0].partition(". ")[0].rstrip(".")
         raise unreadable(output, f"cannot be read ({reason})") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Lance, which is written in Rust; the class cannot be imported
+            raise
+        raise unreadable(output, f"cannot be read (Lance failed: {error})") from None
 
 
 class ArrowReader(ABC):

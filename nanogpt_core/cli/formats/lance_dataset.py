@@ -33,7 +33,8 @@ class Reader(ArrowReader):
     @property
     def row_count(self) -> int:
         """Number of rows."""
-        return int(self._dataset.count_rows())
+        with reading(self._output):
+            return int(self._dataset.count_rows())
 
     def _lists(self) -> Iterator[Any]:
         for batch in self._batches([VECTORS]):
@@ -52,7 +53,8 @@ class Reader(ArrowReader):
             first += len(batch)
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
-        batches = iter(self._dataset.to_batches(columns=columns, batch_size=ROWS_PER_BLOCK))
+        with reading(self._output):
+            batches = iter(self._dataset.to_batches(columns=columns, batch_size=ROWS_PER_BLOCK))
         while True:
             with reading(self._output):
                 batch = next(batches, None)

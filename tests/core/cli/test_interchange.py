@@ -122,4 +122,4 @@ assert run(["verify", "docs.lance"]) == 3
     first, second, *_, last = done.stderr.splitlines()  # before the last one are those of a panic in Rust
     assert (done.returncode, first[:49]) == (0, "nanogpt: other.lance was not written by nanogpt e")
     assert second.startswith("nanogpt: empty.lance cannot be read (")
-    assert last.startswith(("nanogpt: Lance failed: ", "nanogpt: docs.lance cannot be read ("))
+    assert last.startswith("nanogpt: docs.lance cannot be read (Lance failed: ")
