@@ -21,10 +21,10 @@ from starlette.routing import Route
 from nanogpt_core.sandbox.chat import answer_chat, chat_models
 from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.embeddings import answer_embeddings, model_list
-from nanogpt_core.sandbox.http_errors import HTTPError
+from nanogpt_core.sandbox.http_errors import HTTPError, failed_function
 from nanogpt_core.sandbox.rate_limit import DailyLimit, RateWindow
 from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog, describe
-from nanogpt_core.sandbox.script import Fault, Script, as_json
+from nanogpt_core.sandbox.script import Fault, Script, as_json, check_faults
 from nanogpt_core.sandbox.service_errors import SERVICE_ERRORS
 from nanogpt_core.sandbox.usage import usage_report
 
@@ -192,7 +192,11 @@ class SandboxApp:
             )
 
     async def _fault(self) -> Response | None:
-        fault = self.more_faults.popleft() if self.more_faults else next(self._faults, None)
+        try:
+            fault = self.more_faults.popleft() if self.more_faults else next(self._faults, None)
+            check_faults("faults", [fault])  # those of an iterator are not checked before
+        except Exception as error:
+            raise failed_function("The iterator `faults`", error) from error
         if fault is None:
             return None
         await self._wait(fault.delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,3 +41,9 @@ def invalid_value(message: str, param: str | None) -> HTTPError:
 def too_large(message: str) -> HTTPError:
     """Return the error for an input with too many tokens (400)."""
     return HTTPError(400, message, param="input", code="context_length_exceeded")
+
+
+def failed_function(name: str, error: Exception) -> HTTPError:
+    """Return the error for a function or an iterator of the user's that raised ``error`` (500), with its place."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return HTTPError(500, f"{name} failed: {error!r} ({frame.filename}, line {frame.lineno}).", type="server_error")

@@ -11,6 +11,7 @@ import orjson
 
 from nanogpt_core._runtime.validation import check_not_negative, check_number, is_header
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.sandbox.http_errors import failed_function
 
 _MIN_STATUS, _MAX_STATUS = 200, 599
 _WORDS: dict[Any, str] = {
@@ -164,7 +165,10 @@ class Reply:
 
     def answers(self, body: Mapping[str, Any]) -> bool:
         """Return True if this reply answers the request with this decoded body."""
-        return (self.model is None or self.model == body.get("model")) and (self.when is None or self.when(body))
+        try:
+            return (self.model is None or self.model == body.get("model")) and (self.when is None or self.when(body))
+        except Exception as error:
+            raise failed_function("The function `when` of a reply", error) from error
 
 
 _REPLY_TYPES: dict[str, Any] = {

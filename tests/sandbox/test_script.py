@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from openai import APIError, APIStatusError, OpenAI
+from openai import APIError, APIStatusError, InternalServerError, OpenAI
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
@@ -109,6 +109,29 @@ def test_function_when_may_add_replies(start):
     sandbox, chat = start()
     sandbox.add_replies(Reply("first", when=lambda _: sandbox.add_replies(Reply("second")) or True))
     assert [text_of(say(chat, timeout=30)) for _ in range(2)] == ["first", "second"]
+
+
+def fail(*_):
+    raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"script": [Reply("x", when=fail)]}, "The function `when` of a reply failed: ValueError('mine') ("),
+        ({"faults": map(fail, [1])}, "The iterator `faults` failed: ValueError('mine') ("),
+        ({"faults": iter([503])}, "The iterator `faults` failed: InvalidTypeError('faults must hold Fault objects"),
+    ],
+)
+def test_error_of_a_function_of_the_user_is_an_answer_with_its_place_and_no_traceback(options, problem, capfd):
+    with Sandbox(**options) as sandbox:
+        client = OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key, max_retries=0)
+        with client, pytest.raises(InternalServerError) as caught:
+            say(client.chat.completions)
+    message = caught.value.body["message"]
+    assert message.startswith(problem)
+    assert (f"{__file__}, line {fail.__code__.co_firstlineno + 1}" in message) == ("mine" in problem)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("stream", [False, True])
