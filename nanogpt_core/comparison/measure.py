@@ -39,6 +39,7 @@ from nanogpt_core.errors import (
     InvalidInputError,
     InvalidTypeError,
     NanoGPTError,
+    PermissionDeniedError,
 )
 from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.observability.usage import Usage
@@ -270,6 +271,8 @@ def compare_models(
         try:
             results += task.measure(candidate)
         except NanoGPTError as error:
+            if candidate.base_url is not None and isinstance(error, (AuthenticationError, PermissionDeniedError)):
+                error.remedy = "No key is sent to a server of MODEL@URL: start it without one."
             failures[candidate.name] = error
             if isinstance(error, _FATAL):
                 down.add(candidate.base_url)

@@ -126,6 +126,17 @@ def test_model_on_another_server_does_not_get_the_key(passages, questions, optio
     assert found.usage[name].cost_usd == 0
 
 
+def test_server_that_refuses_to_be_without_a_key_is_no_reason_to_check_that_of_nanogpt(
+    fresh_sandbox, passages, questions, options
+):
+    name = f"x@{fresh_sandbox.base_url}"
+    found = compare_models(["BAAI/bge-m3", name], questions, passages, **options)
+    assert str(found.failures[name]) == (
+        "The service answered 401 (invalid_api_key): Invalid or missing API key. "
+        "No key is sent to a server of MODEL@URL: start it without one."
+    )
+
+
 def test_unknown_model_is_refused_before_anything_is_embedded(sandbox, passages, questions, options):
     with pytest.raises(ConfigurationError, match=r"offers no embedding model 'baai/bge-m33'\. Try BAAI/bge-m3"):
         compare_models(["BAAI/bge-m3", "baai/bge-m33"], questions, passages, **options)
