@@ -48,17 +48,17 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, withou
     from nanogpt_core.comparison import Passage
     from nanogpt_core.comparison.passages import as_record
 
-    reading = InputOptions(**{**asdict(options), "id_field": options.id_field or _DEFAULT_ID_FIELD})
     with (
         tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
         contextlib.closing(Spool(Path(folder))) as spool,
     ):
         read_input(
             [str(corpus)],
-            reading,
+            InputOptions(**asdict(options)),
             spool,
             progress,
             adapt_record=as_record if corpus.suffix.lower() in _JSON_LINES else None,
+            default_id_field=_DEFAULT_ID_FIELD,
             without=[path for path in without if corpus.is_dir() and leads_into(path, [corpus])],
         )
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from nanogpt_core.cli.paths import leads_into
 from nanogpt_core.cli.progress import Progress
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.source_reader import RecordAdapter, SourceReader
-from nanogpt_core.cli.reading.sources import LINKED_FOLDER, Source, find_sources
+from nanogpt_core.cli.reading.sources import LINKED_FOLDER, Source, find_sources, format_of_name
 from nanogpt_core.cli.reading.spool import Spool
 
 _MAX_PROBLEMS_SHOWN = 10
@@ -53,23 +54,25 @@ def read_input(
     *,
     reason_against: Callable[[str], str | None] = lambda _: None,
     adapt_record: RecordAdapter | None = None,
+    default_id_field: str | None = None,
     outputs: Collection[Path] = (),
     without: Collection[Path] = (),
 ) -> InputReport:
     """Read all input into the spool.
 
     ``reason_against`` returns the reason for which a text cannot be embedded, or None. ``adapt_record`` returns the
-    fields of a record under the names that ``options`` has. ``outputs`` are files that the command writes, and that
+    fields of a record under the names that ``options`` has. ``default_id_field`` is the ID field without one in
+    ``options``. ``outputs`` are files that the command writes, and that
     must not be among the input. Files and folders in ``without`` are not read.
 
     Raises:
         CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is
-            no text at all.
+            no text at all; or an option has no effect on this input.
     """
     if not inputs:
         raise CommandError("There is no input.", remedy="Name files or folders, or - for standard input.")
     report = InputReport()
-    reader = SourceReader(options, adapt_record)
+    reader = SourceReader(options, adapt_record, default_id_field)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
     sources = [source for source in sources if source.path is None or not leads_into(source.path, without)]
     for source in sources:
@@ -85,7 +88,35 @@ def read_input(
     _print_problems(report, left_out, skip_bad=options.skip_bad)
     if not spool.passages:
         raise CommandError("The input holds no text to embed.", code=ExitCode.BAD_INPUT)
+    _check_effects(inputs, options, sources, reader.used)
     return report
+
+
+def _check_effects(inputs: Sequence[str], options: InputOptions, sources: Sequence[Source], used: set[str]) -> None:
+    """Check that each option has an effect; ``used`` names those of the reader that have one.
+
+    Raises:
+        CommandError: One has none: it was meant for another input.
+    """
+    folders = any(Path(name).is_dir() for name in inputs)
+    formatted = any(each.path is None or not each.in_folder or not format_of_name(each.path) for each in sources)
+    used = used | ({"--include"} if folders else set()) | ({"--format"} if formatted else set())
+    no_records = "the input holds no records"
+    for option, given, reason in (
+        ("--include", options.include, "it is for folders, and the input holds files only"),
+        ("--format", options.format, "files in folders have the format of their names"),
+        ("--encoding", not _is_utf8(options.encoding), "the formats of this input have no other than UTF-8"),
+        ("--field", options.field != InputOptions.field, no_records),
+        ("--id-field", options.id_field, no_records),
+        ("--keep", options.keep, no_records),
+        ("--chunk-overlap", options.chunk_overlap, "records are divided only with --chunk-tokens"),
+    ):
+        if given and option not in used:
+            raise CommandError(f"{option} has no effect: {reason}. Nothing was sent.", remedy="Leave it out.")
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name == "utf-8"
 
 
 def _passages(

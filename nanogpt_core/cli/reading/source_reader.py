@@ -35,6 +35,8 @@ _DEFAULT_OVERLAP = 0.1  # of the tokens of a passage
 _MAX_OVERLAP = 0.5
 
 _RECORD_FORMATS = ("jsonl", "json", "csv", "parquet")
+_RECORD_OPTIONS = {"--field", "--id-field", "--keep"}
+_ENCODED_FORMATS = ("text", "markdown", "html", "csv")
 _LINE_FORMATS = ("jsonl", "csv")
 _FORMATS_WITH_OFFSETS = ("pdf", "parquet")  # of parts of the file: a pipe has to be read as a whole first
 
@@ -46,11 +48,19 @@ RecordAdapter = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 class SourceReader:
     """Reads sources into passages.
 
+    Attributes:
+        used: The options that a source so far was of the right kind for, of those that are for some kinds only.
+
     Raises:
         CommandError: An invalid option.
     """
 
-    def __init__(self, options: InputOptions, adapt_record: RecordAdapter | None = None) -> None:
+    def __init__(
+        self,
+        options: InputOptions,
+        adapt_record: RecordAdapter | None = None,
+        default_id_field: str | None = None,
+    ) -> None:
         tokens = _DEFAULT_CHUNK_TOKENS if options.chunk_tokens is None else options.chunk_tokens
         overlap = int(tokens * _DEFAULT_OVERLAP) if options.chunk_overlap is None else options.chunk_overlap
         if tokens != 0 and tokens < MIN_CHUNK_TOKENS:
@@ -58,7 +68,9 @@ class SourceReader:
         if not 0 <= overlap <= tokens * _MAX_OVERLAP:
             raise CommandError(f"--chunk-overlap must be 0 to half of --chunk-tokens ({tokens}), not {overlap}.")
         check_encoding(options.encoding)
+        self.used: set[str] = set()
         self._options = options
+        self._id_field = options.id_field or default_id_field
         self._adapt_record = adapt_record
         self._chunker = Chunker(tokens, overlap) if tokens else None
         self._divides_records = options.chunk_tokens is not None and tokens > 0
@@ -83,6 +95,8 @@ class SourceReader:
         file_format = source.format or _format_of_start(file)
         if file_format == "json" and _format_of_start(file) == "jsonl":
             file_format = "jsonl"  # many programs write JSON Lines into a file that ends in .json
+        self.used |= _RECORD_OPTIONS if file_format in _RECORD_FORMATS else set()
+        self.used |= {"--encoding"} if file_format in _ENCODED_FORMATS else set()
         if file_format in _FORMATS_WITH_OFFSETS and not file.seekable():
             file = io.BytesIO(file.read())
         if file_format in _RECORD_FORMATS:
@@ -110,6 +124,7 @@ class SourceReader:
 
     def _chunks(self, text: str) -> Iterator[tuple[int, str]]:
         if self._chunker:
+            self.used.add("--chunk-overlap")
             return self._chunker.chunks(text)
         stripped = text.strip()
         return iter([(text.index(stripped), stripped)] if stripped else [])
@@ -146,7 +161,7 @@ class SourceReader:
             return read_jsonl(file)
         if file_format == "json":
             return read_json(file)
-        names = (self._options.field, self._options.id_field, *self._options.keep)
+        names = (self._options.field, self._id_field, *self._options.keep)
         columns = list(dict.fromkeys(name for name in names if name is not None))
         if file_format == "csv":
             return read_csv(file, self._options.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
@@ -161,11 +176,11 @@ class SourceReader:
         return text
 
     def _key(self, fields: Mapping[str, Any]) -> str | None:
-        if self._options.id_field is None:
+        if self._id_field is None:
             return None
-        key = _value(fields, self._options.id_field)
+        key = _value(fields, self._id_field)
         if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
-            raise BadTextError(f"field {self._options.id_field!r} is {_kind(key)}, not an ID")
+            raise BadTextError(f"field {self._id_field!r} is {_kind(key)}, not an ID")
         return str(key)
 
     def _metadata(self, fields: Mapping[str, Any]) -> str | None:

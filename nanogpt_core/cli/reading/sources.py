@@ -84,7 +84,7 @@ def find_sources(
         elif path.is_dir():
             unreadable: list[Problem] = []
             found = [
-                Source(path_as_text(file), file, _format(file) or given_format, in_folder=True)
+                Source(path_as_text(file), file, format_of_name(file) or given_format, in_folder=True)
                 for file in _files(path, include, left_out, unreadable)
             ]
             sources += found
@@ -93,7 +93,7 @@ def find_sources(
                 reason = "that --include names" if include else "of a known format"
                 problems.append(Problem(path_as_text(path), f"the folder holds no file {reason}"))
         elif path.exists():
-            sources.append(Source(path_as_text(path), path, given_format or _format(path)))
+            sources.append(Source(path_as_text(path), path, given_format or format_of_name(path)))
         else:
             raise CommandError(f"{name}: There is no such file or folder.")
     # A file that is named twice, or also found in a folder, is read once.
@@ -103,7 +103,8 @@ def find_sources(
     return list(first.values()), problems, +left_out
 
 
-def _format(path: Path) -> str | None:
+def format_of_name(path: Path) -> str | None:
+    """Return the format that the end of a file's name tells; None if it tells none."""
     return FORMATS.get(path.suffix.lower())
 
 

@@ -798,6 +798,30 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
 
 
 @pytest.mark.parametrize(
+    ("option", "without", "with_effect"),
+    [
+        ("--include=*", "a.txt", "texts"),
+        ("--format=text", "texts", "a.log"),
+        ("--encoding=latin-1", "r.jsonl", "a.txt"),
+        ("--field=body", "a.txt", "r.jsonl"),
+        ("--id-field=id", "a.txt", "r.jsonl"),
+        ("--keep=id", "texts", "r.jsonl"),
+        ("--chunk-overlap=8", "r.jsonl", "a.txt"),
+    ],
+)
+def test_option_without_an_effect_on_the_input_is_refused(embed, tmp_path, monkeypatch, option, without, with_effect):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "a.log", "texts/b.txt"):
+        (tmp_path / name).write_text("Bees make honey.\n")
+    (tmp_path / "r.jsonl").write_text('{"id": "1", "text": "Bees", "body": "Bees make honey."}\n')
+    refused = embed(without, "-o", "out.parquet", option)
+    assert (refused.code, refused.sent.total()) == (2, 0)
+    assert f"nanogpt: {option.partition('=')[0]} has no effect: " in refused.err
+    assert embed(without, with_effect, "-o", "out.parquet", option).code == 0  # on a part of the input
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         ([], 2, "no input"),
