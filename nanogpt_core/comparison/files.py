@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from nanogpt_core._runtime.json_values import parse_json
 from nanogpt_core.errors import InvalidInputError
 
 
@@ -52,7 +53,7 @@ def json_objects(path: Path, text: str, remedy: str) -> Iterator[tuple[int, dict
         if not line.strip():
             continue
         try:
-            row = orjson.loads(line)
+            row = parse_json(line)
         except orjson.JSONDecodeError as error:
             raise invalid_line(path, number, f"is not JSON ({error.msg}, column {error.colno})", remedy) from error
         if not isinstance(row, dict):

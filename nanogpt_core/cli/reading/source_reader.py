@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from nanogpt_core._runtime.json_values import parse_json
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.reading.chunking import Chunker
@@ -223,7 +224,7 @@ def _format_of_start(file: BinaryIO) -> str:
     if not line_end or following.startswith(b"{"):
         return "jsonl"
     try:
-        orjson.loads(line)
+        parse_json(line)
     except orjson.JSONDecodeError:
         return "json"
     return "jsonl"

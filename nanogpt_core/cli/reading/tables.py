@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from nanogpt_core._runtime.json_values import parse_json
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, find_bad_byte, open_text, readline
 
@@ -55,7 +56,7 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
 
 def _record_of_line(line: bytes) -> Mapping[str, Any] | BadTextError:
     try:
-        return _record(orjson.loads(line))
+        return _record(parse_json(line))
     except orjson.JSONDecodeError as error:
         return BadTextError(f"is not JSON ({error.msg}, column {error.colno})")
 
@@ -73,7 +74,7 @@ def read_json(file: BinaryIO) -> Iterator[Record]:
     if not content.strip():
         return
     try:
-        value = orjson.loads(content)
+        value = parse_json(content)
     except orjson.JSONDecodeError as error:
         raise BadTextError(f"is not JSON ({error.msg}, column {error.colno})", error.lineno) from None
     for number, element in enumerate(value if isinstance(value, list) else [value], 1):

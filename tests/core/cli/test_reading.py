@@ -245,6 +245,14 @@ def test_records_give_text_id_and_kept_fields(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_records_may_hold_numbers_that_python_writes_as_nan(tmp_path, name):
+    content = json.dumps({"text": "Bees", "score": float("nan"), "n": 1})
+    passages, problems = read(written(tmp_path, name, content), keep=("score", "n"))
+    assert problems == []
+    assert [(one.text, one.metadata) for one in passages] == [("Bees", '{"score":null,"n":1}')]
+
+
 def test_records_are_divided_only_on_request(tmp_path):
     path = written(tmp_path, "a.jsonl", json.dumps({"text": "Some words in a sentence. " * 100}))
     assert [passage.id for passage in read(path)[0]] == [f"{path.as_posix()}#1"]

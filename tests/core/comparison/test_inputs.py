@@ -128,7 +128,8 @@ def test_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
 def test_lines_of_a_corpus_may_name_the_source_id_and_have_a_title(tmp_path):
     file = tmp_path / "corpus.jsonl"
     file.write_text(
-        '{"source": "a", "text": "one"}\n\n{"_id": 7, "title": "T", "text": "two"}\n{"id": "c", "text": "x"}\n'
+        '{"source": "a", "text": "one"}\n\n{"_id": 7, "title": "T", "text": "two"}\n'
+        '{"id": "c", "text": "x", "score": NaN}\n'
     )
     assert load_passages(file) == [Passage("one", "a"), Passage("T\ntwo", "7"), Passage("x", "c")]
 
