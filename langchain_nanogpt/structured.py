@@ -16,6 +16,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import tool_call
 from langchain_core.output_parsers import PydanticOutputParser
+from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel, RunnableSequence
 from langchain_core.utils.aiter import atee
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -37,7 +38,7 @@ def checked_structured_output(make: Callable[..., Any], schema: Any, options: di
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     function = _as_function(schema, method)
     runnable: RunnableSequence[Any, Any] = make(schema, **options)
-    model, *parsers = runnable.steps
+    model, *checks, parser = runnable.steps
     if method == "json_schema" and "response_format" not in getattr(model, "kwargs", {}):
         method = "function_calling"  # LangChain's own choice for old models and classes of pydantic 1, with a warning
     if options.get("tools") and method != "json_schema":
@@ -46,20 +47,19 @@ def checked_structured_output(make: Callable[..., Any], schema: Any, options: di
     if is_json and is_class and method == "json_schema":
         # The SDK would parse the answer, and LangChain take only its result.
         model = model.bind(response_format=_response_format(schema, options.get("strict")))
-        parsers[-1] = PydanticOutputParser(pydantic_object=schema)
-    parser: Runnable[Any, Any] = _CheckedParser(
-        RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0],
+        parser = PydanticOutputParser(pydantic_object=schema)
+    checked: Runnable[Any, Any] = _CheckedParser(
+        parser,
         wants_object=is_json and not is_class,
         has_tools=bool(options.get("tools")),
         function=function if method == "function_calling" else None,
         schema=None if function is None or is_class else _corrected(function.get("parameters"), schema),
     )
-    parser.name = parsers[-1].get_name()  # in graphs and schemas
+    checked.name = parser.get_name()  # in graphs and schemas
     if is_json and is_class:
-        parser = parser.with_types(output_type=schema)
-    if include_raw:
-        return RunnableParallel(raw=model) | _keep_parsing_error(parser)
-    return model | parser
+        checked = checked.with_types(output_type=schema)
+    output = RunnableSequence(*checks, checked) if checks else checked  # older versions have no check of refusals
+    return RunnableParallel(raw=model) | _keep_parsing_error(output) if include_raw else model | output
 
 
 def _as_function(schema: Any, method: str) -> Any:
@@ -127,7 +127,7 @@ class _CheckedParser(Runnable[Any, Any]):
 
     def __init__(
         self,
-        parser: Runnable[Any, Any],
+        parser: Any,
         *,
         wants_object: bool = False,
         has_tools: bool = False,
@@ -166,6 +166,14 @@ class _CheckedParser(Runnable[Any, Any]):
         _check_complete(message)
         return _as_call(message, self._function)
 
+    def _parse_whole(self, chunks: list[Any]) -> Any:
+        """Return the output of all chunks of a stream, without another run of the parser in callbacks and traces."""
+        message = functools.reduce(operator.add, chunks)
+        readable = self._as_readable(message)
+        if readable is None:
+            return None
+        return self._checked(self._parser.parse_result([ChatGeneration(message=readable)]), message)
+
     def _checked(self, found: Any, message: Any) -> Any:
         if self._wants_object and not isinstance(found, dict):
             text = str(message.content)
@@ -183,8 +191,8 @@ class _CheckedParser(Runnable[Any, Any]):
         last = None
         for last in self._parser.transform(parsed, config):
             yield last
-        if messages := list(kept):
-            whole = self.invoke(functools.reduce(operator.add, messages), config)
+        if chunks := list(kept):
+            whole = self._parse_whole(chunks)
             if whole is not None and whole != last:
                 yield whole
 
@@ -199,8 +207,8 @@ class _CheckedParser(Runnable[Any, Any]):
         last = None
         async for last in self._parser.atransform(parsed, config):
             yield last
-        if messages := [message async for message in kept]:
-            whole = await self.ainvoke(functools.reduce(operator.add, messages), config)
+        if chunks := [chunk async for chunk in kept]:
+            whole = self._parse_whole(chunks)
             if whole is not None and whole != last:
                 yield whole
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Optional
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage, merge_message_runs
 from langchain_core.tools import tool
@@ -738,6 +739,29 @@ async def test_structured_output_is_streamed_in_parts(replying, call_, form, met
     parts = await all_of(call_, form, sandbox.chat().with_structured_output(Counted, method=method))
     assert parts[-1] == Counted(path="/home", count=3)
     assert len(parts) == len({part.model_dump_json() for part in parts}) > 1
+
+
+class ChainRuns(BaseCallbackHandler):
+    """Keeps the names of all runs that are no model's."""
+
+    def __init__(self):
+        self.names = []
+
+    def on_chain_start(self, *_given, name, **_more):
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_structured_output_is_one_run_of_one_parser_in_callbacks(replying, call_, form, method):
+    arguments = '{"path": "/home", "count": 3}'
+    message = {"tool_calls": [call(arguments, name="Counted")]} if method == "function_calling" else {}
+    runs = ChainRuns()
+    runnable = replying(message or {"content": arguments}).chat().with_structured_output(Counted, method=method)
+    found = await all_of(call_, form, runnable.with_config(callbacks=[runs]))
+    assert (found if form == "plain" else found[-1]) == Counted(path="/home", count=3)
+    parser = "PydanticToolsParser" if method == "function_calling" else "PydanticOutputParser"
+    assert sorted(set(runs.names) - {"_check_refusal"}) == [parser, "RunnableSequence"]
+    assert len(runs.names) == len(set(runs.names))
 
 
 async def test_parser_error_of_the_sdk_is_a_reply_error(replying, call_, form):
