@@ -92,8 +92,8 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     def __init__(
         self, model: str | ModelInfo | PydanticUndefinedType = PydanticUndefined, **options: Unpack[EmbeddingsOptions]
     ) -> None:
-        given = options = hide_secrets(options)  # type: ignore[assignment]
-        self._set_options(given if model is PydanticUndefined else {"model": model, **given})
+        options = hide_secrets(options)  # type: ignore[assignment]
+        self._set_options(options if model is PydanticUndefined else {"model": model, **options})
 
     @classmethod
     def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +116,8 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
             ConfigurationError: An option is invalid. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
-        # The two are one option.
         update = hide_secrets(update or {})
+        # The two are one option.
         if not {"progress", "show_progress_bar"}.isdisjoint(update):
             update = {"progress": None, "show_progress_bar": False, **update}
         return super().model_copy(update=update, deep=deep)

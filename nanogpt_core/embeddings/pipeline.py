@@ -44,7 +44,7 @@ _MAX_TEXTS_PLANNED_IN_LOOP = 200
 # call that has no more may be gathered with those of other calls.
 _SMALL_BATCH_TEXTS = 128
 
-# Imported before the first request, as those of HttpClient are: requests and replies use them.
+# Modules that make requests and read replies. HttpClient imports them before the first request, with its own.
 _MODULES = ("jiter", "numpy", "orjson", "pybase64")
 
 

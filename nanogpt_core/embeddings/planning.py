@@ -212,7 +212,7 @@ def _truncate_or_split(plan: Plan, too_long: Collection[int], counter: TokenCoun
 
 
 def is_only_text(text_positions: Sequence[int]) -> bool:
-    """Return whether a call has one text, such as a query, and no list of positions: errors need not name its own."""
+    """Return whether a call has only one text, at position 0, such as a query: its errors name no position."""
     return text_positions == range(1)
 
 

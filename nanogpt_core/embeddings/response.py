@@ -27,8 +27,8 @@ _MAX_TOKENS = 2**53  # a float, and so a price, is exact up to here
 # of CPU time, against 0.39 s if all vectors of a reply are decoded at once into fresh memory.
 _VECTORS_PER_DECODE = 16
 _MAX_NAMES_SHOWN = 4
-# From so many dimensions on, a vector of another length (its square is given) was no little-endian float32: vLLM sends
-# the byte order of its machine, and numbers of 16 bits if it is asked to.
+# A vector of at least so many dimensions, with a squared length outside these bounds, was not sent as little-endian
+# float32: vLLM sends the byte order of its machine, and numbers of 16 bits if it is asked to.
 _MIN_MODEL_DIMENSIONS = 64
 _MIN_SQUARE, _MAX_SQUARE = 1e-6, 1e16
 

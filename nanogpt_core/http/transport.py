@@ -206,6 +206,7 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
 
 # --- key and headers ---
 
+# Values that the SDK and the HTTP client set by themselves: the endpoint's headers replace them.
 _REPLACEABLE = {
     **{name.lower().encode(): value.encode() for name, value in SDK_HEADERS.items()},
     b"authorization": f"Bearer {SDK_KEY}".encode(),
@@ -214,12 +215,12 @@ _REPLACEABLE = {
 _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the machine and on OpenAI's account
 
 
-def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
-    """Return the request with the headers of this one call, then of the endpoint, then of the SDK."""
+def _with_headers(request: Any, endpoint_headers: SecretHeaders) -> Any:
+    """Return the request with the endpoint's headers; one that was given with this one call stays."""
     # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
     # Names are sent as they were given: some tools for tests compare them with their case. The SDK may send a header of
     # make_client() twice, with another case.
-    own = {name.lower().encode(): (name.encode(), value.encode()) for name, value in own_headers.items()}
+    own = {name.lower().encode(): (name.encode(), value.encode()) for name, value in endpoint_headers.items()}
     headers, seen = [], set()
     for name, value in request.headers.raw:
         lower = name.lower()
@@ -229,7 +230,7 @@ def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
         # The SDK's placeholder for the key goes, if there is no key.
         own_name, own_value = own.pop(lower, (name, None if lower == b"authorization" else value))
         default = request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)
-        chosen = own_value if value == default else value  # a header that was given with this one call wins
+        chosen = own_value if value == default else value  # any other value was given with this one call
         if chosen is not None:
             headers.append((own_name, chosen))
     return httpx.Request(
