@@ -127,7 +127,7 @@ class ChatExchange:
         self._is_chat = request.method == "POST" and request.url.path.endswith("/completions")
         self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
         model, parameters = self._chat_request.model, self._chat_request.parameters
-        self._observer = session.observer.call(model, parameters) if self._is_chat else None
+        self._observer = session.observer.begin_call(model, parameters) if self._is_chat else None
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
         self._headers: Mapping[str, str] = {}  # of the response

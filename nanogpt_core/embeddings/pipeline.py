@@ -143,7 +143,7 @@ class Pipeline:
             ConfigurationError: The embedder was closed.
         """
         self.lifetime.check_open()
-        return self.observer.call(self.config.model_row.id)
+        return self.observer.begin_call(self.config.model_row.id)
 
     def _observed(self, stream_observer: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
         return self.observe() if stream_observer is None else contextlib.nullcontext(stream_observer)

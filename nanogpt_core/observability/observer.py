@@ -61,7 +61,7 @@ class Observer:
     meter: UsageMeter | None = None
     _failed: set[str] = field(default_factory=set, init=False)  # names of code of the user that has raised
 
-    def call(self, model: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> CallObserver:
+    def begin_call(self, model: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> CallObserver:
         """Return the observer of a call that begins now, in this thread or task; its span shows the ``parameters``."""
         telemetry = None
         if "opentelemetry" in sys.modules:  # a program that records spans or metrics has imported it
