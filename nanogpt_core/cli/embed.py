@@ -57,7 +57,7 @@ def embed(
     Args:
         inputs: Files and folders; - for standard input.
         output: The file to write. Its name ends with .parquet, .npy, .jsonl or .lance, which is the format.
-        overwrite: Replace an output with other texts, IDs, metadata, model or address. Its texts are sent again.
+        overwrite: Replace an output with other texts, IDs, metadata, model or address. Vectors that fit are used again.
         cache: SQLite file that keeps all vectors, also for other outputs. Default: none after the end.
         on_overflow: Texts over the model's token limit: stop, embed their beginning, or the mean of pieces.
         requests_per_second: Maximum number of requests to start in a second. Default: 25, then as the service allows.

@@ -18,6 +18,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, me
 from nanogpt_core.cli.formats.base import Facts, format_of
 from nanogpt_core.cli.job.destination import check_destination, check_finished, find_finished, publish
 from nanogpt_core.cli.job.manifest import Manifest
+from nanogpt_core.cli.job.replaced import keep_vectors
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
 from nanogpt_core.cli.job.state import State
@@ -95,6 +96,8 @@ class Job:
                 return earlier, True
             new = max(0, spool.texts - len(cache)) if isinstance(cache, VectorLog) else 0  # a cache may be elsewhere
             check_space(state.folder, spool, embedder.width, new)
+            if self.overwrite and self.output.exists():
+                self._keep_vectors(embedder, spool, cache, progress)
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
             with self._error_with_remedy(run):
@@ -137,6 +140,11 @@ class Job:
                 "See --id-field."
             )
         return report
+
+    def _keep_vectors(self, embedder: Embedder, spool: Spool, cache: VectorLog | KeptCache, progress: Progress) -> None:
+        progress.begin(f"Reading {self.output.name}", None)
+        kept = keep_vectors(self.output, embedder, self.embedder_options["dimensions"], spool, cache)
+        progress.end(f"{counted(kept, 'vector')} can be used again")
 
     @contextlib.contextmanager
     def _error_with_remedy(self, run: JobRun) -> Iterator[None]:

@@ -130,6 +130,12 @@ class Spool:
             found.update(self._database.execute(f"SELECT digest, id FROM texts WHERE digest IN ({marks})", part))  # noqa: S608
         return found
 
+    def holds(self, texts: Iterable[str]) -> set[str]:
+        """Return those of the texts that a passage has."""
+        digests = {text: hashlib.sha256(text.encode()).digest()[:_DIGEST_BYTES] for text in texts}
+        known = self._text_ids(list(digests.values()))
+        return {text for text, digest in digests.items() if digest in known}
+
     def blocks(self) -> Iterator[SpooledBlock]:
         """Yield all passages in order, in blocks as they were stored."""
         known = 0

@@ -29,6 +29,7 @@ from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import job as job_module
 from nanogpt_core.cli.job import run as run_module
 from nanogpt_core.cli.job.destination import publish
+from nanogpt_core.cli.job.replaced import keep_vectors
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
@@ -181,7 +182,65 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert output.read_bytes() == before
     assert not (tmp_path / "out.parquet.unfinished").exists()
     replaced = embed(corpus, "-o", output, "--overwrite")
-    assert (replaced.code, replaced.sent.total()) == (0, 701)
+    assert (replaced.code, replaced.sent) == (0, {"One more.": 1})
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl"])  # Lance's test has a process of its own
+def test_overwrite_sends_only_texts_that_the_output_has_no_vector_of(embed, nanogpt, tmp_path, suffix):
+    source, output, new = tmp_path / "in.jsonl", tmp_path / f"out.{suffix}", tmp_path / f"new.{suffix}"
+    records(source, ["bees", "cats", "dogs"])
+    embed(source, "-o", output)
+    records(source, ["cows", "dogs", "bees", "bees"], stars=4)
+    replaced = embed(source, "-o", output, "--overwrite", "--keep", "stars")
+    assert (replaced.code, replaced.sent) == (0, {"cows": 1})
+    embed(source, "-o", new, "--keep", "stars")
+    assert [file.read_bytes() for file in data_files(output)] == [file.read_bytes() for file in data_files(new)]
+    assert nanogpt("verify", output).code == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["-m", "BAAI/bge-m3"], ["-m", "jina-embeddings-v3"]),
+        (["-d", "256"], []),
+        (["--on-overflow", "truncate"], []),
+        (["--base-url", "LOCALHOST"], []),
+    ],
+)
+def test_overwrite_uses_no_vectors_that_may_be_others(nanogpt, service, tmp_path, first, second):
+    source, output = records(tmp_path / "in.jsonl", ["bees", "cats"]), tmp_path / "out.parquet"
+    localhost = service.base_url.replace("127.0.0.1", "localhost")
+    first = [localhost if word == "LOCALHOST" else word for word in first]
+    assert nanogpt("embed", source, "-o", output, *first).code == 0
+    service.clear()
+    replaced = nanogpt("embed", source, "-o", output, "--overwrite", *second)
+    assert (replaced.code, "Reading out.parquet: 0 vectors can be used again" in replaced.err) == (0, True)
+    assert [request.inputs for request in service.requests] == [("bees", "cats")]
+
+
+def test_vectors_of_texts_that_stay_are_stored_once(embed, tmp_path):
+    source, output, path = records(tmp_path / "in.jsonl", ["bees", "cats"]), tmp_path / "out.npy", tmp_path / "log"
+    embed(source, "-o", output)
+    embedder, sizes = Embedder(dimensions=16), []
+    with contextlib.closing(Spool(tmp_path)) as spool, contextlib.closing(VectorLog(path)) as log:
+        list(spool.add_all([Passage("bees", "a", 1), Passage("dogs", "a", 2)]))
+        for _ in range(2):  # as after a kill
+            assert keep_vectors(output, embedder, 16, spool, log) == 1
+            sizes.append(path.stat().st_size)
+        assert (len(log), sizes[0]) == (1, sizes[1])
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.passages.jsonl", "out.npy.manifest.json"])
+def test_overwrite_uses_no_vectors_of_an_output_that_is_not_as_its_manifest_says(embed, nanogpt, tmp_path, name):
+    source, output = records(tmp_path / "in.jsonl", ["bees", "cats"]), tmp_path / "out.npy"
+    embed(source, "-o", output)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(
+        content.replace(b"cats", b"bats") if b"cats" in content else content[:-4] + b"\0\0\0?"
+    )
+    replaced = embed(source, "-o", output, "--overwrite")
+    assert (replaced.code, replaced.sent.total()) == (0, 2)
+    assert nanogpt("verify", output).code == 0
 
 
 @pytest.mark.parametrize("option", [("--id-field", "stars"), ("--keep", "stars"), ("--chunk-tokens", "400")])
