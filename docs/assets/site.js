@@ -12,3 +12,10 @@ new MutationObserver(letKeyboardScrollTables).observe(document.body, { childList
 for (const code of document.querySelectorAll(".md-typeset td code:not(:has(*))")) {
   code.innerHTML = code.innerHTML.replaceAll("_", "_<wbr>");
 }
+
+// Short names stay whole: the ending of a file in a narrow column, and an option, which would break after its dashes.
+for (const code of document.querySelectorAll(".md-typeset :not(pre) > code")) {
+  if (/^\S{1,12}$/.test(code.textContent)) {
+    code.style.whiteSpace = "nowrap";
+  }
+}

@@ -1,6 +1,7 @@
 """Documentation site in a real browser: nothing from other hosts, no overflow, contrast, and a search that finds."""
 
 import os
+import re
 import shutil
 import threading
 from functools import partial
@@ -120,6 +121,15 @@ def test_option_in_a_narrow_column_breaks_after_its_underscore(open_window, addr
     name = window.locator("td:first-child code").get_by_text("max_concurrency", exact=True)
     before, after = name.evaluate("code => [...code.getClientRects()].map(line => line.width)")
     assert before < after
+
+
+def test_short_names_stay_whole(open_window, address):
+    window = open_window(400)
+    window.goto(f"{address}/cli/embed.html")
+    names = window.locator("td code, li code").filter(has_text=re.compile(r"^(\.\w+|--\w+(-\w+)?)$"))
+    lines = dict(names.evaluate_all("all => all.map(one => [one.textContent, one.getClientRects().length])"))
+    assert {".markdown", ".parquet", "--keep"} <= lines.keys()
+    assert {name for name, count in lines.items() if count > 1 and len(name) <= 12} == set()
 
 
 def test_search_finds_the_page_with_the_answer(open_window, address):
