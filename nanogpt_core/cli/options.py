@@ -61,7 +61,7 @@ class InputOptions(ReadingOptions):
     """Reading of the input of ``embed`` and ``estimate``.
 
     Attributes:
-        keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
+        keep: Field of records to keep in the column `metadata`, as JSON; null if absent. May be repeated.
         format: Format of standard input and of the files named. Files in folders have that of their names.
     """
 

@@ -109,6 +109,7 @@ def _check_effects(inputs: Sequence[str], options: InputOptions, sources: Sequen
         ("--field", options.field != InputOptions.field, no_records),
         ("--id-field", options.id_field, no_records),
         ("--keep", options.keep, no_records),
+        *((f"--keep {name}", True, "no record has this field") for name in options.keep),
         ("--chunk-overlap", options.chunk_overlap, "records are divided only with --chunk-tokens"),
     ):
         if given and option not in used:

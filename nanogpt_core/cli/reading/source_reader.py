@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, BinaryIO
 
 import orjson
@@ -187,7 +187,11 @@ class SourceReader:
     def _metadata(self, fields: Mapping[str, Any]) -> str | None:
         if not self._options.keep:
             return None
-        kept = {name: _value(fields, name) for name in self._options.keep}
+        kept: dict[str, Any] = dict.fromkeys(self._options.keep)
+        for name in kept:
+            with suppress(BadTextError):  # many programs leave out a field that has no value
+                kept[name] = _value(fields, name)
+                self.used.add(f"--keep {name}")
         try:
             return orjson.dumps(kept, default=str).decode()
         except TypeError as error:

@@ -886,6 +886,7 @@ def test_option_without_an_effect_on_the_input_is_refused(embed, tmp_path, monke
         ([], 2, "no input"),
         (["gone.txt"], 2, "gone.txt: There is no such file or folder."),
         (["empty"], 3, "empty: the folder holds no file of a known format"),
+        (["in.jsonl", "--keep", "stras"], 2, "--keep stras has no effect: no record has this field. Nothing was sent."),
         (["in.jsonl", "-o", "out.csv"], 2, ".parquet, .npy, .jsonl, .lance"),
         (["in.jsonl", "-o", "in.jsonl", "--overwrite"], 2, "is an input"),
         (["in.jsonl", "-o", "gone/out.parquet"], 2, "gone: There is no such folder."),

@@ -253,6 +253,13 @@ def test_records_may_hold_numbers_that_python_writes_as_nan(tmp_path, name):
     assert [(one.text, one.metadata) for one in passages] == [("Bees", '{"score":null,"n":1}')]
 
 
+def test_kept_field_that_a_record_does_not_have_is_null(tmp_path):
+    content = '{"text": "Bees", "stars": 4, "by": {"name": "B"}}\n{"text": "Cats", "by": {}}\n'
+    passages, problems = read(written(tmp_path, "a.jsonl", content), keep=("stars", "by.name"))
+    assert problems == []
+    assert [one.metadata for one in passages] == ['{"stars":4,"by.name":"B"}', '{"stars":null,"by.name":null}']
+
+
 def test_records_are_divided_only_on_request(tmp_path):
     path = written(tmp_path, "a.jsonl", json.dumps({"text": "Some words in a sentence. " * 100}))
     assert [passage.id for passage in read(path)[0]] == [f"{path.as_posix()}#1"]
