@@ -199,7 +199,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             check_bool("is_chat_model", options["is_chat_model"])
         check_methods("rate_limiter", options.get("rate_limiter"), "acquire", "async_acquire")
         check_methods("callback_manager", options.get("callback_manager"), "event")
-        check_methods("output_parser", options.get("output_parser"), "format", "parse")
+        check_methods("output_parser", options.get("output_parser"), "parse", "format", "format_messages")
         if "callback_manager" in options and options["callback_manager"] is None:
             options["callback_manager"] = CallbackManager()
         if options.get("is_chat_model") is False:
