@@ -179,7 +179,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     def _read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         # LangChain moves options that are fields too, after the session is made, out of the caller's dictionary.
         more = given.get("model_kwargs", cls.model_fields["model_kwargs"].get_default(call_default_factory=True))
-        if more and isinstance(more, Mapping):
+        if isinstance(more, Mapping) and more:
             names = request_options().intersection(cls._option_names()) - {"metadata"}
             fields = {name: value for name, value in more.items() if name in names}
             for name in fields.keys() & given.keys():

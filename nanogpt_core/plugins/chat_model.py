@@ -143,7 +143,7 @@ class ChatModelBase(PluginModel):
         """Return the options of the constructor by the names of their fields, and the defaults of a subclass."""
         names = cls._fields_by_other_name()
         # model_name is the name in other chat classes.
-        return cls._with_subclass_defaults(with_field_names(given, names), {"model_name": "model", **names})
+        return cls._with_subclass_defaults(_by_field_names(given, names), {"model_name": "model", **names})
 
     @classmethod
     def _connection_fields(cls) -> set[str]:
@@ -175,7 +175,7 @@ class ChatModelBase(PluginModel):
 
     @classmethod
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        options = with_field_names(changes, cls._fields_by_other_name())
+        options = _by_field_names(changes, cls._fields_by_other_name())
         cls._check_names(options)
         if options.get(cls._live_field) == "live":
             raise ConfigurationError(
@@ -215,6 +215,19 @@ class ChatModelBase(PluginModel):
             twin._set_session_fields()
         twin._update_dependents(changes)
         return twin
+
+
+def _by_field_names(options: Mapping[str, Any], other_names: Mapping[str, str]) -> dict[str, Any]:
+    """Return options by the names of their fields.
+
+    Raises:
+        InvalidTypeError: One is an array. No option is, and a comparison with an array is no bool, but a raw error.
+    """
+    for name, value in options.items():
+        dimensions = getattr(value, "ndim", 0)
+        if isinstance(dimensions, int) and dimensions > 0:
+            raise InvalidTypeError(f"{name} must not be an array (here of class {type(value).__name__}).")
+    return with_field_names(options, other_names)
 
 
 def _validate_field(model: type[BaseModel], name: str, value: Any) -> Any:

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import sys
+from types import SimpleNamespace
 from typing import Any, TypedDict
 
 import pytest
@@ -82,6 +83,19 @@ async def test_changed_options_of_a_request_take_effect(plugin, make, sent, chan
         "temperature": 0.25,
         "max_tokens": 7,
     }
+
+
+OPTIONS_THAT_ARE_COMPARED = {
+    ChatNanoGPT: ("profile", "model_kwargs", "output_version", "stream_chunk_timeout", "include", "stop"),
+    NanoGPT: ("context_window", "additional_kwargs", "modalities"),
+}
+
+
+def test_array_as_an_option_is_refused_by_name(plugin, make, change):
+    for name in ("temperature", *OPTIONS_THAT_ARE_COMPARED[plugin.cls]):
+        for use in (lambda options: make(**options), lambda options: change(make(), options)):
+            with pytest.raises(InvalidTypeError, match=rf"{name} must not be an array \(here of class ndarray\)"):
+                use({name: np.zeros(2)})
 
 
 # Options of a request: those that both classes take, those of LangChain's only, and those that neither has as a field.
@@ -441,7 +455,8 @@ async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_san
         ({"is_chat_model": 0}, "is_chat_model must be True or False, not int"),
         ({"rate_limiter": 5}, r"rate_limiter must have acquire\(\) and async_acquire\(\), not int"),
         ({"api_version": "1"}, "api_version"),
-        ({"output_parser": 5}, r"output_parser must have format\(\) and parse\(\), not int"),
+        ({"output_parser": 5}, r"output_parser must have parse\(\) and format\(\) and format_messages\(\), not int"),
+        ({"output_parser": SimpleNamespace(parse=str, format=str)}, r"format_messages\(\), not SimpleNamespace"),
         ({"context_window": 0}, "context_window must be at least 1"),
         ({"reuse_client": "perhaps"}, "reuse_client"),
     ],
