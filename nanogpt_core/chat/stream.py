@@ -219,7 +219,8 @@ class StreamReader:
     def _end(self) -> None:
         if not self._has_done_event:
             self._finish_choices()
-        if self._usage is not None or self._pricing is not None:
+        # Without a finish_reason too, the end is a chunk: LlamaIndex's plugin adds the audio to it.
+        if self._usage is not None or self._pricing is not None or not self._are_all_finished:
             more = {} if self._pricing is None else {PRICING: self._pricing}
             self._envelope.update(more, usage=self.usage)
             self._emit()

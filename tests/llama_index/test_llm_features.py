@@ -575,9 +575,10 @@ async def test_stream_with_audio_as_an_option_is_refused_with_the_remedy(call, f
     assert not fresh_sandbox.requests
 
 
-async def test_audio_of_a_stream_without_a_finish_reason_is_in_the_last_message(call, fresh_sandbox):
+@pytest.mark.parametrize("usage", [[], [{"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}]])
+async def test_audio_of_a_stream_without_a_finish_reason_is_in_the_last_message(call, fresh_sandbox, usage):
     parts = [{"choices": [{"index": 0, "delta": {"audio": {"data": data}}}]} for data in ("QUJD", "REVG")]
-    parts.append({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}})
+    parts += [{"choices": [], "usage": one} for one in usage]
     body = "".join(f"data: {json.dumps(part)}\n\n" for part in parts)
     fresh_sandbox.add_replies(Fault(200, body=f"{body}data: [DONE]\n\n"))
     llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
