@@ -277,10 +277,9 @@ class Dispatcher:
         try:
             self._dimensions_check.accept(dimensions)
         except DimensionsError:
-            if not self._dimensions_check.needs_live_list:
-                raise
-            # The catalog may be out of date; the service's own list decides.
-            self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
+            # The catalog may be out of date; the service's own list decides. Another call can have asked it just now.
+            if self._dimensions_check.needs_live_list:
+                self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
             self._dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 

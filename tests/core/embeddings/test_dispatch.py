@@ -12,11 +12,13 @@ import pytest
 from fault_server import Closing
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
     BudgetExceededError,
     ConnectionFailedError,
+    DimensionsError,
     InsufficientBalanceError,
     ModelNotFoundError,
     NanoGPTError,
@@ -711,6 +713,21 @@ def test_width_of_the_live_list_is_accepted_by_concurrent_requests(embed, serve,
     texts = texts_of(4)
     embedder = server.embedder("BAAI/bge-m3", batch_size=1, max_concurrency=4)
     assert (embed(embedder, texts) == right(faults, texts)).all()
+
+
+def test_width_that_another_call_learns_during_the_check_is_accepted(embed, serve, faults, monkeypatch):
+    accept = DimensionsCheck.accept
+
+    def accept_late(check, dimensions):
+        try:
+            accept(check, dimensions)
+        except DimensionsError:
+            check.add_source(6)  # as another call does
+            raise
+
+    monkeypatch.setattr(DimensionsCheck, "accept", accept_late)
+    texts = texts_of(2)
+    assert (embed(serve(faults.good).embedder("BAAI/bge-m3"), texts) == right(faults, texts)).all()
 
 
 @pytest.mark.parametrize(
