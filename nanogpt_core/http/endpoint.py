@@ -156,12 +156,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_timeout(timeout: float) -> float:
+def check_timeout(timeout: float, name: str = "timeout") -> float:
     """Return ``timeout`` as a float if it is a number of seconds that an attempt may take."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise number_type_error("timeout", timeout)
+        raise number_type_error(name, timeout)
     if not 0 < timeout <= _LONGEST_TIMEOUT:
-        raise ConfigurationError(f"timeout must be above 0 and at most {_LONGEST_TIMEOUT:,} seconds.")
+        raise ConfigurationError(f"{name} must be above 0 and at most {_LONGEST_TIMEOUT:,} seconds.")
     return float(timeout)
 
 

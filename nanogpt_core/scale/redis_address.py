@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from nanogpt_core._runtime.extras import missing_extra
-from nanogpt_core._runtime.validation import check_bool, check_positive
+from nanogpt_core._runtime.validation import check_bool
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import check_timeout
 from nanogpt_core.http.secrets import Secret
 
 URL_VARIABLE = "NANOGPT_REDIS_URL"
@@ -74,22 +75,25 @@ class RedisAddress:
         self._password = RedisPassword(unquote(parts.password)) if parts.password else None
         self.cluster = cluster
         """Whether it is a node of a Redis Cluster."""
-        if not cluster:
-            self._check_options()
+        self._check_options()
 
     def _check_options(self) -> None:
         from redis import ConnectionPool
+        from redis.connection import parse_url
         from redis.exceptions import RedisError
 
         try:
-            connection = ConnectionPool.from_url(self.url).make_connection()  # without connecting
+            options = parse_url(self.url)  # type: ignore[no-untyped-call]
+            if not self.cluster:
+                ConnectionPool.from_url(self.url).make_connection()  # without connecting
         except (TypeError, ValueError, RedisError) as error:
             raise ConfigurationError(
                 f"The URL of the Redis server is not valid: {self.hide_password(str(error))}.",
                 remedy='Pass one like "redis://host:6379", with options that redis-py knows.',
             ) from None
         for option in ("socket_timeout", "socket_connect_timeout"):
-            check_positive(f"{option} in the URL of the Redis server", getattr(connection, option, None))
+            if option in options:
+                check_timeout(options[option], f"{option} in the URL of the Redis server")
 
     @property
     def place(self) -> str:
