@@ -5,9 +5,9 @@ limiter admits it. On an event loop it lets the other tasks run once first, so c
 request. Otherwise its texts join a queue.
 
 A *carrier*, a thread or a task, waits for the next slot and start time, takes the texts from the front of the queue up
-to the model's limits, and sends them as one batch. With limits that several processes share, it takes the texts first,
-since such limits reserve their cost together with the start time. All changes of state happen here, under one lock:
-docs/adr/0060-gathered-batches.md.
+to the limits of the model and of its host, and sends them as one batch. With limits that several processes share, it
+takes the texts first, since such limits reserve their cost together with the start time. All changes of state happen
+here, under one lock: docs/adr/0060-gathered-batches.md.
 
 A *sender*, such a call or a carrier, waits for its start time first, at most one in a lane. Then its request is in
 flight and occupies a slot. The states of a call, and the methods of :class:`Gatherer` that change them::
@@ -34,6 +34,7 @@ import copy
 import math
 import sys
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -66,14 +67,24 @@ class Gatherer(ForkSafe):
     """The texts that wait, and those in flight. Thread-safe; a forked child starts with none.
 
     At most ``slots`` requests are in flight in threads, and on each event loop. With ``mixes_lanes``, a thread may
-    carry the texts of event loops: not so if the caller's own client sends.
+    carry the texts of event loops: not so if the caller's own client sends. ``fits`` returns whether the host can
+    accept some texts in one request, by what is known.
     """
 
-    def __init__(self, max_items: int, max_tokens: int | None, slots: int, *, mixes_lanes: bool = True) -> None:
+    def __init__(
+        self,
+        max_items: int,
+        max_tokens: int | None,
+        slots: int,
+        *,
+        mixes_lanes: bool = True,
+        fits: Callable[[Sequence[Item]], bool] = lambda _: True,
+    ) -> None:
         self._max_items = max_items
         self._max_tokens = math.inf if max_tokens is None else max_tokens
         self._max_slots = slots
         self._mixes_lanes = mixes_lanes
+        self._fits = fits
         self._in_child()
         super().__init__()
 
@@ -241,9 +252,18 @@ class Gatherer(ForkSafe):
             carrier.items = self._queue.take(
                 carrier.lane, from_all_lanes=takes_all, max_items=self._max_items, max_tokens=self._max_tokens
             )
+            if not self._fits(carrier.items):
+                self._keep_those_that_fit(carrier)
             for item in carrier.items:
                 item.sender, item.lane = carrier, carrier.lane
             return carrier.items
+
+    def _keep_those_that_fit(self, carrier: Carrier) -> None:
+        """Put all but the first texts, at least one, back: carriers beside this one send them."""
+        counts = range(2, len(carrier.items) + 1)
+        count = 1 + bisect_left(counts, True, key=lambda count: not self._fits(carrier.items[:count]))
+        self._queue.add(carrier.items[count:], front=True)
+        carrier.items = carrier.items[:count]
 
     def finish_batch(self, carrier: Carrier) -> bool:
         """Free the slot of a carrier whose batch is done; True if it should carry another one."""

@@ -46,18 +46,9 @@ class SharedBatch:
         """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
-        parts = [list(items)]
-        while parts:
-            part = parts.pop()
-            batch = make_batch(part)
-            if len(part) > 1 and not self.dispatcher.host_capabilities.fits(batch):
-                parts += halves(part)[::-1]
-                continue
-            self._retries_crashes = True  # each part has retries of its own
-            result = yield from self._request(part, admission)
-            admission = None
-            if result.failure is not None:
-                yield from self._isolate(part, result.failure)
+        result = yield from self._request(items, admission)
+        if result.failure is not None:
+            yield from self._isolate(list(items), result.failure)
 
     def _request(self, items: Sequence[Item], admission: Admission | None = None) -> Steps[Result]:
         """Send some of the texts in one request, with retries, and hand out their vectors."""

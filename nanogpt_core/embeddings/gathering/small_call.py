@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,8 +18,9 @@ from nanogpt_core._runtime.fork import Registry
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
-from nanogpt_core.embeddings.gathering.waiting import Lane, WaitingCall
-from nanogpt_core.embeddings.planning import Batch
+from nanogpt_core.embeddings.gathering.shared_account import make_batch
+from nanogpt_core.embeddings.gathering.waiting import Item, Lane, WaitingCall
+from nanogpt_core.embeddings.planning import Batch, HostCapabilities
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
@@ -135,6 +137,7 @@ class GatheringDispatcher:
                 max_tokens=model.max_request_tokens,
                 slots=min(_SLOTS, config.max_concurrency),
                 mixes_lanes=config.http_client is None and config.http_async_client is None,
+                fits=partial(_fit, self._dispatcher.host_capabilities),
             )
             # The salt keeps the API key from being guessed from the digest.
             self._gatherer = _registry.get(hashlib.blake2b(repr(key).encode(), key=_salt).digest(), make)
@@ -143,6 +146,10 @@ class GatheringDispatcher:
     def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
         return BatchCarrier(self.gatherer(), self._dispatcher, self._client, lane)
+
+
+def _fit(host_capabilities: HostCapabilities, items: Sequence[Item]) -> bool:
+    return host_capabilities.fits(make_batch(items))
 
 
 _registry = Registry[Gatherer]()

@@ -424,6 +424,23 @@ def test_gathered_batch_over_the_hosts_limit_is_divided_and_the_limit_learned(to
     assert max(sum(map(len, request)) for request in server.sent[sent:]) <= 60  # none is refused
 
 
+async def test_parts_of_a_batch_over_the_hosts_limit_do_not_wait_for_each_other(serve, faults):
+    refused, parts = too_long(faults, 60), threading.Barrier(3)
+
+    def answer(seen):
+        if seen.texts[0].startswith("query"):
+            parts.wait(GUARD_SECONDS)
+        return refused(seen) or faults.good(seen)
+
+    server = serve(answer)
+    embedder = server.embedder(MODEL, dimensions=WIDTH)
+    await embedder.aembed([f"other {number:02}" for number in range(12)])  # which shows the host's limit
+    texts = [f"query {number:02}" for number in range(18)]
+    vectors = await asyncio.gather(*map(embedder.aembed_query, texts))
+    assert (np.array(vectors) == [faults.vector_of(text, WIDTH) for text in texts]).all()
+    assert sorted(seen.texts for seen in server.requests[-3:]) == [texts[:6], texts[6:12], texts[12:]]
+
+
 def test_text_that_crashes_the_host_takes_no_retries_from_other_parts_of_a_batch(together, held, faults):
     refused = too_long(faults, 60)
     failures = iter([faults.response("", 429, Retry_After="0")])
