@@ -167,8 +167,8 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def describe_positions(indices: Sequence[int]) -> str:
-    """Return ``indices``, counted from 0, in words; at most :data:`MAX_POSITIONS_SHOWN` of them."""
-    shown = ", ".join(map(str, indices[:MAX_POSITIONS_SHOWN]))
-    more = f" and {len(indices) - MAX_POSITIONS_SHOWN} more" if len(indices) > MAX_POSITIONS_SHOWN else ""
-    return f"position {shown}{more} (counted from 0)" if len(indices) == 1 else f"positions {shown}{more} (from 0)"
+def describe_positions(positions: Sequence[int]) -> str:
+    """Return ``positions``, counted from 0, in words; at most :data:`MAX_POSITIONS_SHOWN` of them."""
+    shown = ", ".join(map(str, positions[:MAX_POSITIONS_SHOWN]))
+    more = f" and {len(positions) - MAX_POSITIONS_SHOWN} more" if len(positions) > MAX_POSITIONS_SHOWN else ""
+    return f"position {shown}{more} (counted from 0)" if len(positions) == 1 else f"positions {shown}{more} (from 0)"

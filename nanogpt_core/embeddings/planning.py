@@ -88,18 +88,18 @@ class Plan:
     one_to_one: bool
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return the vectors of the caller's texts, ``(n, d)`` float32, or of those at the ``positions``.
+    def assemble(self, vectors: NDArray[np.float32], text_indices: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Return the vectors of the call's texts, ``(n, d)`` float32, or only of some of them, by their indices.
 
         ``vectors`` has a row for each request text. It is returned itself if no text was repeated or split.
         """
-        if positions is None and self.one_to_one:
+        if text_indices is None and self.one_to_one:
             return vectors
         import numpy as np  # planning itself needs no numpy
 
         distinct = np.asarray(self.index_of, dtype=np.intp)
-        if positions is not None:
-            distinct = distinct[np.asarray(positions, dtype=np.intp)]
+        if text_indices is not None:
+            distinct = distinct[np.asarray(text_indices, dtype=np.intp)]
         indices = np.asarray(self.request_index_of, dtype=np.intp)[distinct]
         # The index of a text that was split is -1; its mean is filled in below.
         result: NDArray[np.float32] = vectors[indices]

@@ -80,10 +80,10 @@ class ArrayOutput:
             return np.empty((0, dimensions), dtype=np.float32)
         return self._plan.assemble(self._vectors)
 
-    def select(self, positions: Sequence[int]) -> NDArray[np.float32]:
-        """Return the vectors of some of the caller's texts, ``(len(positions), d)`` float32."""
+    def select(self, text_indices: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some of the call's texts, ``(len(text_indices), d)`` float32."""
         assert self._vectors is not None  # noqa: S101 - some texts are done
-        return self._plan.assemble(self._vectors, positions)
+        return self._plan.assemble(self._vectors, text_indices)
 
 
 class ListOutput:
@@ -119,13 +119,13 @@ class ListOutput:
             return self._lists
         return [floats for lists in _iter_lists(self._array.result(dimensions)) for floats in lists]
 
-    def select(self, positions: Sequence[int]) -> NDArray[np.float32]:
+    def select(self, text_indices: Sequence[int]) -> NDArray[np.float32]:
         """Return some of the vectors."""
         import numpy as np
 
         if self._array is not None:
-            return self._array.select(positions)
-        return np.array([self._lists[position] for position in positions], dtype=np.float32)
+            return self._array.select(text_indices)
+        return np.array([self._lists[index] for index in text_indices], dtype=np.float32)
 
 
 def _contiguous(indices: Sequence[int]) -> bool:
@@ -250,7 +250,7 @@ class ResultCollector:
             return
         plan = self.plan
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.request_index_of))]
-        completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
+        completed = [text_index for text_index, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(
             position for position, index in zip(plan.text_positions, plan.index_of, strict=True) if not complete[index]
         )

@@ -35,8 +35,8 @@ SDK_HEADERS = {
 OMITTED_HEADERS: dict[str, Any] = dict.fromkeys(
     ("Authorization", "x-stainless-read-timeout", "x-stainless-retry-count"), openai.Omit()
 )
-"""Headers of a request without the SDK's placeholder for the key, which the transport would replace, and without notes
-that it would drop. They take 6 % of the bytecodes of a query."""
+"""For a request: leave out the SDK's placeholder for the key, which the transport would replace, and notes that it
+would drop. They take 6 % of the bytecodes of a query."""
 
 _CONNECT_SECONDS = 10.0
 
