@@ -3,9 +3,11 @@
 import contextvars
 import gzip
 import itertools
+import re
 import resource
 import threading
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -102,6 +104,23 @@ def test_too_large_reply_is_refused(embed, serve, length):
     whole = answer(body) if length else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
     with pytest.raises(ReplyError, match="larger than"):
         embed(serve(lambda _: whole).embedder(), ["a"])
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_limit_of_a_reply_is_the_one_on_the_security_page(embed, serve, faults, more):
+    page = Path(__file__).parents[3].joinpath("SECURITY.md").read_text(encoding="utf-8")
+    mebibytes, bytes_per_number = re.search(r"(\d+) MiB plus (\d+) bytes per number", page).groups()
+    most = int(mebibytes) * MIB + int(bytes_per_number) * 64 * 2
+
+    def padded(seen):
+        return answer(faults.good(seen).partition(b"\r\n\r\n")[2].ljust(most + more))
+
+    embedder = serve(padded).embedder(dimensions=64)
+    if more:
+        with pytest.raises(ReplyError, match=f"larger than {most:,} bytes"):
+            embed(embedder, ["a", "b"])
+    else:
+        assert len(embed(embedder, ["a", "b"])) == 2
 
 
 UNREADABLE = {
