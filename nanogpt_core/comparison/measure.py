@@ -38,6 +38,7 @@ from nanogpt_core.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidTypeError,
+    ModelNotFoundError,
     NanoGPTError,
     PermissionDeniedError,
 )
@@ -51,6 +52,15 @@ _TIMED_QUERIES = 10  # sent one by one; the rest go out together
 _QUERY_THREADS = 16
 _FATAL = (AuthenticationError, InsufficientBalanceError, ConnectionFailedError, BudgetExceededError)
 """Errors after which the next model of the same service would fail too."""
+
+_NO_KEY_REMEDY = "No key is sent to a server of MODEL@URL: start it without one."
+_REMEDIES_ELSEWHERE: dict[type[NanoGPTError], str] = {
+    AuthenticationError: _NO_KEY_REMEDY,
+    PermissionDeniedError: _NO_KEY_REMEDY,
+    ModelNotFoundError: "Check both parts of MODEL@URL, and that the server has the model.",
+    ConnectionFailedError: "Check the address in MODEL@URL, and that the server runs.",
+}
+"""Remedies for errors of servers other than NanoGPT's."""
 
 Progress = Callable[[str, int, int], None]
 """A function of the candidate's name, the texts done and the texts in total."""
@@ -271,8 +281,8 @@ def compare_models(
         try:
             results += task.measure(candidate)
         except NanoGPTError as error:
-            if candidate.base_url is not None and isinstance(error, (AuthenticationError, PermissionDeniedError)):
-                error.remedy = "No key is sent to a server of MODEL@URL: start it without one."
+            if candidate.base_url is not None:
+                error.remedy = _REMEDIES_ELSEWHERE.get(type(error), error.remedy)
             failures[candidate.name] = error
             if isinstance(error, _FATAL):
                 down.add(candidate.base_url)

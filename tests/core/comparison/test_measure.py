@@ -126,15 +126,25 @@ def test_model_on_another_server_does_not_get_the_key(passages, questions, optio
     assert found.usage[name].cost_usd == 0
 
 
-def test_server_that_refuses_to_be_without_a_key_is_no_reason_to_check_that_of_nanogpt(
-    fresh_sandbox, passages, questions, options
+@pytest.mark.parametrize(
+    ("key", "port", "problem", "remedy"),
+    [
+        ("sk-nano-mine", None, "401", "No key is sent to a server of MODEL@URL: start it without one."),
+        ("no-key", None, "404", "Check both parts of MODEL@URL, and that the server has the model."),
+        ("no-key", 9, "No answer", "Check the address in MODEL@URL, and that the server runs."),
+    ],
+)
+def test_failure_of_another_server_is_no_reason_to_check_key_and_address_of_nanogpt(
+    passages, questions, options, key, port, problem, remedy
 ):
-    name = f"x@{fresh_sandbox.base_url}"
-    found = compare_models(["BAAI/bge-m3", name], questions, passages, **options)
-    assert str(found.failures[name]) == (
-        "The service answered 401 (invalid_api_key): Invalid or missing API key. "
-        "No key is sent to a server of MODEL@URL: start it without one."
-    )
+    from nanogpt_core import Sandbox
+    from nanogpt_core.testing import fake_clock
+
+    with Sandbox(api_key=key) as other, fake_clock():
+        name = f"x@http://127.0.0.1:{port}/v1" if port else f"x@{other.base_url}"
+        found = compare_models(["BAAI/bge-m3", name], questions, passages, **options)
+    assert problem in found.failures[name].message
+    assert found.failures[name].remedy == remedy
 
 
 def test_unknown_model_is_refused_before_anything_is_embedded(sandbox, passages, questions, options):
