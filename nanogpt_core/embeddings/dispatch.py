@@ -329,7 +329,7 @@ def _suggest_names(error: ModelNotFoundError, model: str) -> None:
 
 
 def text_too_long(
-    error: RequestTooLargeError, position: int, on_overflow: Overflow = "error", *, is_only: bool = False
+    error: RequestTooLargeError, position: int, on_overflow: Overflow = "error", *, is_only: bool
 ) -> TextTooLongError:
     """Return the error for a text that the service refuses as too long, although it fits by the local count.
 

@@ -211,9 +211,12 @@ def _truncate_or_split(plan: Plan, too_long: Collection[int], counter: TokenCoun
     )
 
 
-def is_only_text(text_positions: Sequence[int]) -> bool:
-    """Return whether a call has only one text, at position 0, such as a query: its errors name no position."""
-    return text_positions == range(1)
+def is_only_text(positions: Sequence[int]) -> bool:
+    """Return whether these are the positions of a call with only one text, such as a query: its errors name none.
+
+    A list is not: the caller gave it, or it leaves out texts that are repeated or in the cache.
+    """
+    return positions == range(1)
 
 
 def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter, *, is_only: bool) -> TextTooLongError:

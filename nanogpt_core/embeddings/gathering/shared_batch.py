@@ -19,6 +19,7 @@ from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Fai
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.gathering.waiting import Carrier, Item
+from nanogpt_core.embeddings.planning import is_only_text
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, Outcome
@@ -215,7 +216,9 @@ class SharedBatch:
         elif len(items) == 1 and self.dispatcher.config.on_overflow == "error":
             for item in items:
                 for call, index in list(item.calls.items()):
-                    self.gatherer.fail_call(call, text_too_long(error, call.batch.positions[index]))
+                    positions = call.batch.positions
+                    too_long = text_too_long(error, positions[index], is_only=is_only_text(positions))
+                    self.gatherer.fail_call(call, too_long)
         else:
             self.gatherer.send_separately(items)  # each call truncates or splits them
 

@@ -413,6 +413,15 @@ def test_text_that_the_host_finds_too_long_concerns_only_its_own_call(together, 
         assert server.right(results[2][1], long[: len(long) // 2])
 
 
+def test_error_of_a_gathered_text_that_is_too_long_names_a_position_only_in_a_list(together, held, faults):
+    server = held(too_long(faults, 60))
+    embedder = server.embedder()
+    calls = [(embedder, text) for text in ["first", "a", "many words " * 8, ["c", "other words " * 8]]]
+    _, _, query, listed = together(server, calls, queued=4)
+    assert str(query).startswith("The service refuses the text as too long: ")
+    assert str(listed).startswith("The service refuses the text at position 1 as too long: ")
+
+
 def test_gathered_batch_over_the_hosts_limit_is_divided_and_the_limit_learned(together, held, faults):
     server = held(too_long(faults, 60))
     embedder = server.embedder()
