@@ -102,7 +102,7 @@ class Dispatcher:
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        parts, accepted = [batch], list[Batch]()
+        parts, accepted, refused = [batch], list[Batch](), list[Batch]()
         while parts:
             part = parts.pop()
             if self.host_capabilities.is_limited:  # another request can have shown it since the batch was made
@@ -114,15 +114,17 @@ class Dispatcher:
             except RequestTooLargeError as error:
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
+                    refused.append(part)
                     parts += part.halves()[::-1]
                     continue
                 response = yield from self._shorten(part, call, error, _MAX_HALVINGS)
                 # Not cached, because it depends on on_overflow.
                 yield from call.accept(part, response, may_cache=False)
             accepted.append(part)
-        if len(accepted) > 1:
+        if refused:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
-            self.host_capabilities.learn(max(accepted, key=lambda part: len(part.texts)))
+            smallest, largest = min(refused, key=_text_count), max(accepted, key=_text_count)
+            self.host_capabilities.learn(smallest, largest)
 
     def _shorten(
         self, batch: Batch, call: Call, error: RequestTooLargeError, halvings: int
@@ -293,6 +295,10 @@ class Dispatcher:
         except NanoGPTError:
             return None
         return row.dimensions if row else None
+
+
+def _text_count(batch: Batch) -> int:
+    return len(batch.texts)
 
 
 def failed_outcome(error: BaseException) -> Outcome:

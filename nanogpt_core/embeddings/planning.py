@@ -295,8 +295,10 @@ class HostCapabilities:
         # The limit is on texts or on bytes; which one is unknown. A batch over both is refused for certain.
         return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
 
-    def learn(self, accepted: Batch) -> None:
-        """Learn from the largest part that the host accepted of a batch that it refused as too large."""
+    def learn(self, refused: Batch, accepted: Batch) -> None:
+        """Learn from a batch that the host refused as too large, and from the largest part of it that it accepted."""
+        if not self.fits(refused):
+            return  # known already: the parts can be smaller than the limit
         self._max_items = min(len(accepted.texts), self._max_items)
         self._max_bytes = min(_size(accepted), self._max_bytes)
         self.is_limited = True

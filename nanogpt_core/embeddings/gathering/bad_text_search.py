@@ -52,7 +52,8 @@ class BadTextSearch:
         calls: The calls that waited for the texts at the first failure.
         suspects: The texts that hold the bad one.
         others: The texts beside them that no request has answered.
-        failure: The failure of the smallest request that failed.
+        refused: The texts of the smallest request that failed.
+        failure: The failure of that request.
         answered: The texts of the largest request that was answered, also those whose calls had left.
     """
 
@@ -60,9 +61,9 @@ class BadTextSearch:
         self.calls = failure.calls
         self.suspects = items
         self.others: list[Item] = []
+        self.refused = items
         self.failure = failure
         self.answered: Sequence[Item] = []
-        self._refused = items  # the texts of the smallest request that failed
         self._unsent_texts = 0
         self._spare_requests = math.ceil(math.log2(len(items)))
 
@@ -76,11 +77,11 @@ class BadTextSearch:
         """True if the suspects are the reason for the failure, and need no request of their own to show it."""
         if self._unsent_texts:
             return False  # the bad text can have left with its call
-        if len(self._refused) == 1:
+        if len(self.refused) == 1:
             return True
         # The number of texts can be the reason, or their tokens, or a temporary failure.
         error = self.failure.error
-        if error.transient or isinstance(error, RequestTooLargeError) or len(self.answered) < len(self._refused):
+        if error.transient or isinstance(error, RequestTooLargeError) or len(self.answered) < len(self.refused):
             return False
         return self._spare_requests < 0  # else one more request does not exceed the number in SharedBatch._isolate()
 
@@ -92,7 +93,7 @@ class BadTextSearch:
             self.suspects = rest
         else:
             self.suspects, self.others = part, rest + self.others
-            self._refused, self.failure = part, result.failure
+            self.refused, self.failure = part, result.failure
 
     def note(self, items: Sequence[Item], result: Result) -> None:
         """Note the result of a request with any of the texts."""

@@ -186,7 +186,7 @@ class SharedBatch:
         """Send the suspects by themselves: if they are good, their calls are answered. Return the last failure."""
         result = yield from self._request(search.suspects)
         if result.failure is None and search.answered and isinstance(search.failure.error, RequestTooLargeError):
-            self.dispatcher.host_capabilities.learn(make_batch(search.answered))
+            self.dispatcher.host_capabilities.learn(make_batch(search.refused), make_batch(search.answered))
         search.note(search.suspects, result)
         return result.failure or search.failure
 

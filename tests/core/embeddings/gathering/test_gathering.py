@@ -433,6 +433,16 @@ def test_gathered_batch_over_the_hosts_limit_is_divided_and_the_limit_learned(to
     assert max(sum(map(len, request)) for request in server.sent[sent:]) <= 60  # none is refused
 
 
+async def test_learned_limit_stays_when_smaller_parts_are_accepted(serve, faults):
+    server = serve(lambda seen: faults.response("", 413) if len(seen.texts) > 4 else faults.good(seen))
+    embedder = server.embedder(MODEL, dimensions=WIDTH)
+    await embedder.aembed_query("not gathered")  # imports the SDK
+    await asyncio.gather(*(embedder.aembed_query(f"first {number:02}") for number in range(32)))
+    texts = [f"query {number:02}" for number in range(8)]
+    await asyncio.gather(*map(embedder.aembed_query, texts))
+    assert sorted(seen.texts for seen in server.requests if seen.texts[0] in texts) == [texts[:4], texts[4:]]
+
+
 async def test_parts_of_a_batch_over_the_hosts_limit_do_not_wait_for_each_other(serve, faults):
     refused, parts = too_long(faults, 60), threading.Barrier(3)
 
