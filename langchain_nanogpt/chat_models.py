@@ -66,9 +66,10 @@ with contextlib.suppress(ImportError):  # not in all versions
 # Options of an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
+_REMEDY_FOR_CLIENTS = "Pass http_client and http_async_client."
 # Options of clients that the base class would make itself, with what to do instead.
 _UNUSED = {
-    **dict.fromkeys((*_CLIENTS, "openai_proxy", "http_socket_options"), "Pass http_client and http_async_client."),
+    **dict.fromkeys(("openai_proxy", "http_socket_options"), _REMEDY_FOR_CLIENTS),
     "openai_organization": "Leave it out: NanoGPT has no organizations.",
     "default_query": "Leave it out: the service's API has no such parameters.",
 }
@@ -164,6 +165,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             given["model"] = model
         fields = self._read_options(given)
         self._check_options(fields)
+        _check_clients(fields)
         session = self._make_session(fields)
         has_own_profile = fields.get("profile") is not None
         if fields.get("profile") == "live":
@@ -200,10 +202,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
                 "metadata in model_kwargs would not be sent: LangChain takes it for its own.",
                 remedy="Pass extra_body={'metadata': ...}.",
             )
-        # configurable_fields() passes all fields of an object, and so the clients that were made for it.
-        own = _CLIENTS if _are_own_clients(*map(options.get, _CLIENTS)) else ()
         for name, remedy in _UNUSED.items():
-            if options.get(name) is not None and name not in own:
+            if options.get(name) is not None:
                 raise ConfigurationError(f"{cls.model_fields[name].alias or name} is not supported.", remedy=remedy)
         for name in _RESPONSES_ONLY:
             if options.get(name):
@@ -436,6 +436,14 @@ def _check_call(options: Mapping[str, Any]) -> None:
     if name is not None:
         more = ", or extra_body={'metadata': ...} for the service's" if name == "metadata" else ""
         raise InvalidTypeError(f"{name} is no option of a call.", remedy=f"Pass config={{{name!r}: ...}}{more}.")
+
+
+def _check_clients(options: Mapping[str, Any]) -> None:
+    """Check that the constructor gets no clients, since it makes them. Later, a test may set a mock in place of one."""
+    # configurable_fields() passes all fields of an object, and so the clients that were made for it.
+    given = [name for name in _CLIENTS if options.get(name) is not None]
+    if given and not _are_own_clients(*map(options.get, _CLIENTS)):
+        raise ConfigurationError(f"{given[0]} is not supported.", remedy=_REMEDY_FOR_CLIENTS)
 
 
 def _are_own_clients(client: Any, root: Any, async_client: Any, async_root: Any) -> bool:

@@ -1,6 +1,7 @@
 """LangChain chat model over HTTP to the sandbox, which quotes the numbered passages of the prompt."""
 
 import traceback
+from unittest import mock
 
 import pytest
 from langchain_core.load import dumpd, dumps
@@ -102,6 +103,17 @@ def test_key_is_in_no_message_about_validated_data():
 def test_options_that_would_be_ignored_are_refused(name, remedy):
     with pytest.raises(errors.ConfigurationError, match=f"^{name} is not supported. {remedy}$"):
         ChatNanoGPT(api_key=KEY, **{name: "value"})
+
+
+async def test_mock_in_place_of_a_client_answers_until_it_is_removed(make, call, sandbox):
+    chat, kind = make(), mock.Mock if call.kind == "sync" else mock.AsyncMock
+    answer = {"choices": [{"message": {"role": "assistant", "content": "mocked"}, "finish_reason": "stop"}]}
+    client = mock.Mock()
+    client.with_raw_response.create = kind(return_value=mock.Mock(parse=lambda: answer))
+    with mock.patch.object(chat, "client" if call.kind == "sync" else "async_client", client):
+        assert (await call(chat, "invoke", MESSAGES)).content == "mocked"
+    assert not sandbox.requests
+    assert FACT in (await call(chat, "invoke", MESSAGES)).content
 
 
 @pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])
