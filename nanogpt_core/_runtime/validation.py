@@ -120,6 +120,13 @@ def check_encodes(name: str, value: str) -> None:
         raise ConfigurationError(f"{name} contains an unpaired surrogate, which UTF-8 cannot encode.") from error
 
 
+def check_str_or_none(name: str, value: Any) -> None:
+    """Check that ``value`` is None, or a string that can be encoded as UTF-8."""
+    if value is not None and not isinstance(value, str):
+        raise InvalidTypeError(f"{name} must be a str or None, not {type(value).__name__}.")
+    check_encodes(name, value or "")
+
+
 def check_plain_function(name: str, function: Any, *arguments: str) -> None:
     """Check that a function that was passed as an option can be called with the ``arguments``, which are their names.
 

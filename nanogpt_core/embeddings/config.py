@@ -12,12 +12,12 @@ from nanogpt_core._runtime.log import warn
 from nanogpt_core._runtime.validation import (
     MIN_REQUESTS_PER_SECOND,
     check_bool,
-    check_encodes,
     check_http_client,
     check_model_name,
     check_number,
     check_plain_function,
     check_positive,
+    check_str_or_none,
 )
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nanogpt_core.cache.sqlite import SQLiteCache
 
 Progress = bool | Callable[[int, int], None] | None
-"""None or False for no report, True for a bar, or a function of (texts done, texts in total)."""
+"""None or False for nothing, True for a bar, or a function of (texts done, texts in total)."""
 
 OPTION_ALIASES = {
     "api_base": "base_url",
@@ -131,7 +131,10 @@ class EmbedderConfig:
         check_positive("deadline", self.deadline)
         check_positive("budget_usd", self.budget_usd)
         check_limits(self.limits, requests_per_second=self.requests_per_second, budget_usd=self.budget_usd)
-        _check_strings_and_progress(self)
+        _check_overflow(self.on_overflow)
+        check_str_or_none("query_instruction", self.query_instruction)
+        check_str_or_none("user", self.user)
+        _check_progress(self.progress)
         check_on_request(self.on_request)
         check_http_client("http_client", self.http_client, "Client")
         check_http_client("http_async_client", self.http_async_client, "AsyncClient")
@@ -235,14 +238,12 @@ def _check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
         ) from None
 
 
-def _check_strings_and_progress(config: EmbedderConfig) -> None:
-    if not isinstance(config.on_overflow, str) or config.on_overflow not in OVERFLOW_MODES:
-        raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {config.on_overflow!r}.")
-    for name, value in (("query_instruction", config.query_instruction), ("user", config.user)):
-        if value is not None and not isinstance(value, str):
-            raise InvalidTypeError(f"{name} must be a str or None, not {type(value).__name__}.")
-        check_encodes(name, value or "")
-    progress: object = config.progress
+def _check_overflow(mode: Any) -> None:
+    if not isinstance(mode, str) or mode not in OVERFLOW_MODES:
+        raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {mode!r}.")
+
+
+def _check_progress(progress: Any) -> None:
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
     check_plain_function("progress", progress, "done", "total")

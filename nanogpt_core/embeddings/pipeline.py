@@ -22,7 +22,7 @@ from nanogpt_core.embeddings.gathering.small_call import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.response import DimensionsCheck
-from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector, reporting
+from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector, track_progress
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient, Lifetime
 from nanogpt_core.http.limits import Budget, Saving
@@ -163,14 +163,15 @@ class Pipeline:
     ) -> Iterator[Call]:
         """Collect the results of a call in this block; an error that ends it gets the completed vectors."""
         cache = self._cache_lookup(cancellation.deadline)
-        with reporting(self.config.progress if show_progress else None, len(plan.text_positions)) as report:
+        progress = self.config.progress if show_progress else None
+        with track_progress(progress, len(plan.text_positions)) as advance:
             results = ResultCollector(
                 plan,
                 ListOutput(plan) if as_lists else ArrayOutput(plan),
                 dimensions_check=self.dimensions_check,
                 model=self.config.model_row.id,
                 cache=cache,
-                report=report,
+                advance=advance,
                 warnings=self._warnings,
             )
             try:

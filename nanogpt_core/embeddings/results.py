@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Vectors that become lists of floats before an event loop gets its turn: 3 to 10 ms of work.
 _VECTORS_PER_TURN = 64
 _PUNCTUATION = re.compile(r"[\W_]")
+
+Advance = Callable[[int], object]
+"""A function to call with each number of texts that have just been embedded."""
 
 
 class ArrayOutput:
@@ -157,7 +160,7 @@ class ResultCollector:
     """Collects the vectors of one call.
 
     Attributes:
-        report: Called with the number of the caller's texts that have just been completed; None for no report.
+        advance: Called with the number of the caller's texts that have just been completed; None without progress.
         warnings: Gives the warnings of all calls of the embedder.
     """
 
@@ -167,11 +170,11 @@ class ResultCollector:
     dimensions_check: DimensionsCheck
     model: str
     cache: CacheLookup | None
-    report: Callable[[int], object] | None
-    warnings: DistinctWarnings = field(default_factory=DistinctWarnings)
+    advance: Advance | None
+    warnings: DistinctWarnings
 
     def __post_init__(self) -> None:
-        self._texts_done = self.plan.texts_done() if self.report else ()
+        self._texts_done = self.plan.texts_done() if self.advance else ()
         self._done = bytearray(len(self.plan.request_texts))
         self._cached_dimensions: int | None = None
         self._lock = threading.RLock()  # progress may run the event loop again, as nest_asyncio allows
@@ -224,8 +227,8 @@ class ResultCollector:
         with self._lock:
             for index in indices:
                 self._done[index] = 1
-            if self.report is not None:
-                self.report(sum(self._texts_done[index] for index in indices))
+            if self.advance is not None:
+                self.advance(sum(self._texts_done[index] for index in indices))
 
     def finish(self) -> Any:
         """Return all vectors in the caller's order: an array, ``(n, d)`` float32, or lists of floats.
@@ -273,10 +276,8 @@ def _names_same_model(asked: str, answered: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def reporting(
-    progress: bool | Callable[[int, int], None] | None, total: int | None
-) -> Iterator[Callable[[int], object] | None]:
-    """Yield a function to call with each number of texts that have just been embedded; None without ``progress``.
+def track_progress(progress: bool | Callable[[int, int], None] | None, total: int | None) -> Iterator[Advance | None]:
+    """Yield the function that advances the option ``progress``; None without it.
 
     ``progress`` is True for a bar, or a function of (texts done, texts in total). If ``total`` is None, the function
     gets the texts done for both.
@@ -294,12 +295,12 @@ def reporting(
             yield bar.update
 
 
-def _counter(function: Callable[[int, int], None], total: int | None) -> Callable[[int], None]:
+def _counter(function: Callable[[int, int], None], total: int | None) -> Advance:
     done = 0
 
-    def report(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         done += count
         function(done, done if total is None else total)
 
-    return report
+    return advance

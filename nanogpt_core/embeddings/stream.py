@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nanogpt_core._runtime.fork import check_process
 from nanogpt_core._runtime.threads import GRACE_SECONDS, NoThreadError, call_into, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
-from nanogpt_core.embeddings.results import reporting
+from nanogpt_core.embeddings.results import track_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,8 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
     """Embed the chunks of a stream, and yield them in order; ``total`` texts are expected, or None."""
 
     def embed(chunk: Chunk[str], stop: threading.Event) -> EmbeddedBatch:
-        first, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        first, unchecked = chunk
+        texts = check_texts(unchecked, first)
         vectors = pipeline.embed(
             texts,
             batch_size=len(texts),
@@ -89,12 +90,12 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
 
     with (
         pipeline.observe() as observer,
-        reporting(pipeline.config.progress, total) as report,
+        track_progress(pipeline.config.progress, total) as advance,
         contextlib.closing(map_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches,
     ):
         for batch in batches:
-            if report:
-                report(len(batch.texts))
+            if advance:
+                advance(len(batch.texts))
             yield batch
 
 
@@ -104,17 +105,18 @@ async def astream_chunks(
     """Do the same as :func:`stream_chunks` on the running event loop."""
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
-        first, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        first, unchecked = chunk
+        texts = check_texts(unchecked, first)
         vectors = await pipeline.aembed(
             texts, batch_size=len(texts), first=first, show_progress=False, stream_observer=observer
         )
         return EmbeddedBatch(first, texts, vectors)
 
-    with pipeline.observe() as observer, reporting(pipeline.config.progress, total) as report:
+    with pipeline.observe() as observer, track_progress(pipeline.config.progress, total) as advance:
         async with contextlib.aclosing(amap_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches:
             async for batch in batches:
-                if report:
-                    report(len(batch.texts))
+                if advance:
+                    advance(len(batch.texts))
                 yield batch
 
 

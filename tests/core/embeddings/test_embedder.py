@@ -1010,7 +1010,10 @@ def test_progress_bar_is_left_out_without_standard_error(embed, make, monkeypatc
 
 def test_progress_bar_heeds_the_environment_variable_of_tqdm():
     # In a fresh interpreter: tqdm reads it when it is imported.
-    code = "from nanogpt_core.embeddings.results import reporting\nwith reporting(True, 2) as report: report(2)"
+    code = (
+        "from nanogpt_core.embeddings.results import track_progress\n"
+        "with track_progress(True, 2) as advance: advance(2)"
+    )
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False

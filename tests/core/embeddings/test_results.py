@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nanogpt_core import MODELS, NanoGPTError
+from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core.embeddings.planning import Batch, make_plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
@@ -72,7 +73,13 @@ def test_outputs_return_the_vectors_in_order(output, count):
 
 def collector(plan, output):
     return ResultCollector(
-        plan, output(plan), dimensions_check=DimensionsCheck(MODEL), model=MODEL.id, cache=None, report=None
+        plan,
+        output(plan),
+        dimensions_check=DimensionsCheck(MODEL),
+        model=MODEL.id,
+        cache=None,
+        advance=None,
+        warnings=DistinctWarnings(),
     )
 
 

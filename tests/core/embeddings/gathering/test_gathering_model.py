@@ -24,6 +24,7 @@ from length import usual_or_long
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline, fake_clock
+from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core.embeddings.dispatch import Call
 from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
@@ -90,7 +91,8 @@ class OneCall:
             dimensions_check=pipeline.dimensions_check,
             model="lab/model",
             cache=None,
-            report=None,
+            advance=None,
+            warnings=DistinctWarnings(),
         )
         (batch,) = pipeline._make_batches(plan, range(len(plan.request_texts)), None)
         call = Call(self.results, self.cancellation, pipeline.observe())
