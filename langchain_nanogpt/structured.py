@@ -91,7 +91,10 @@ def _corrected(json_schema: Any, kind: Any) -> Any:
     if not isinstance(json_schema, dict):
         return json_schema
     if is_typeddict(kind):
-        types = get_type_hints(kind)
+        try:
+            types = get_type_hints(kind)
+        except NameError:  # a type that only a function knows: its fields are not checked
+            return {}
         properties = {name: _corrected(part, types.get(name)) for name, part in json_schema["properties"].items()}
         required = [name for name in json_schema.get("required", ()) if name in kind.__required_keys__]
         return {**json_schema, "properties": properties, "required": required}

@@ -492,6 +492,23 @@ async def test_parts_that_a_typed_dict_lets_be_missing_may_be_missing(replying, 
     assert (found if form == "plain" else found[-1]) == answer
 
 
+@pytest.mark.filterwarnings("ignore:fields may not start with an underscore")  # LangChain's, of the private field
+async def test_typed_dict_with_a_type_that_only_a_function_knows_is_not_checked(replying, call_, form):
+    class Mood(TypedDict):
+        dry: bool
+
+    class Rating(TypedDict):
+        """A rating."""
+
+        stars: int
+        _mood: "Mood"
+
+    found = await all_of(
+        call_, form, replying({"tool_calls": [call("{}", name="Rating")]}).chat().with_structured_output(Rating)
+    )
+    assert (found if form == "plain" else found[-1]) == {}
+
+
 class Comment(TypedDict):
     """A comment, which LangChain cannot write as a schema: it contains itself."""
 
