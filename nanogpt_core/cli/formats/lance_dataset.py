@@ -28,7 +28,8 @@ class Reader(ArrowReader):
 
         with reading(path):
             self._dataset = lance.dataset(str(path))
-        super().__init__(path, self._dataset.schema)
+            schema = self._dataset.schema
+        super().__init__(path, schema)
 
     @property
     def row_count(self) -> int:
