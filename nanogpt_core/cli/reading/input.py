@@ -95,21 +95,25 @@ def read_input(
 def _check_effects(inputs: Sequence[str], options: InputOptions, sources: Sequence[Source], used: set[str]) -> None:
     """Check that each option has an effect; ``used`` names those of the reader that have one.
 
+    Options for some kinds of files need none if a folder is read: it may hold such files when the command runs again.
+
     Raises:
         CommandError: One has none: it was meant for another input.
     """
-    folders = any(Path(name).is_dir() for name in inputs)
     formatted = any(each.path is None or not each.in_folder or not format_of_name(each.path) for each in sources)
-    used = used | ({"--include"} if folders else set()) | ({"--format"} if formatted else set())
+    records = "--keep" in used
+    if any(Path(name).is_dir() for name in inputs):
+        formatted = formatted or bool(options.include)
+        used = used | {"--include", "--encoding", "--field", "--id-field", "--keep", "--chunk-overlap"}
     no_records = "the input holds no records"
     for option, given, reason in (
         ("--include", options.include, "it is for folders, and the input holds files only"),
-        ("--format", options.format, "files in folders have the format of their names"),
+        ("--format", options.format and not formatted, "files in folders have the format of their names"),
         ("--encoding", not _is_utf8(options.encoding), "the formats of this input have no other than UTF-8"),
         ("--field", options.field != InputOptions.field, no_records),
         ("--id-field", options.id_field, no_records),
         ("--keep", options.keep, no_records),
-        *((f"--keep {name}", True, "no record has this field") for name in options.keep),
+        *((f"--keep {name}", records, "no record has this field") for name in options.keep),
         ("--chunk-overlap", options.chunk_overlap, "records are divided only with --chunk-tokens"),
     ):
         if given and option not in used:
@@ -117,7 +121,7 @@ def _check_effects(inputs: Sequence[str], options: InputOptions, sources: Sequen
 
 
 def _is_utf8(encoding: str) -> bool:
-    return codecs.lookup(encoding).name == "utf-8"
+    return codecs.lookup(encoding).name in {"utf-8", "utf-8-sig"}
 
 
 def _passages(

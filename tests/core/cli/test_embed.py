@@ -864,7 +864,7 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
         ("--encoding=latin-1", "r.jsonl", "a.txt"),
         ("--field=body", "a.txt", "r.jsonl"),
         ("--id-field=id", "a.txt", "r.jsonl"),
-        ("--keep=id", "texts", "r.jsonl"),
+        ("--keep=id", "a.txt", "r.jsonl"),
         ("--chunk-overlap=8", "r.jsonl", "a.txt"),
     ],
 )
@@ -878,6 +878,21 @@ def test_option_without_an_effect_on_the_input_is_refused(embed, tmp_path, monke
     assert (refused.code, refused.sent.total()) == (2, 0)
     assert f"nanogpt: {option.partition('=')[0]} has no effect: " in refused.err
     assert embed(without, with_effect, "-o", "out.parquet", option).code == 0  # on a part of the input
+
+
+def test_folder_need_not_hold_files_of_the_kinds_that_options_are_for(embed, tmp_path):
+    options = "--include=* --format=text --encoding=latin-1 --field=body --id-field=id --keep=id --chunk-overlap=8"
+    for folder, name, content in (("texts", "a.md", "Bees"), ("tables", "r.jsonl", '{"id": 1, "body": "Bees"}')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(content)
+        assert embed(tmp_path / folder, "-o", tmp_path / f"{folder}.parquet", *options.split()).code == 0
+    refused = embed(tmp_path / "tables", "-o", tmp_path / "out.parquet", *options.split(), "--keep=stars")
+    assert (refused.code, "--keep stars has no effect: no record has this field." in refused.err) == (2, True)
+
+
+def test_json_with_the_encoding_of_a_byte_order_mark_is_read(embed, tmp_path):
+    source = records(tmp_path / "r.jsonl", ["Bees"])
+    assert embed(source, "-o", tmp_path / "out.parquet", "--encoding", "UTF-8-sig").code == 0
 
 
 @pytest.mark.parametrize(
