@@ -335,7 +335,7 @@ def test_exit_codes_of_the_page_are_those_of_the_program():
 
 
 def test_options_of_python_in_remedies_are_those_of_the_command_line():
-    too_long = text_too_long(errors.RequestTooLargeError("Too large.", remedy="", status=413), 3)
+    too_long = text_too_long(errors.RequestTooLargeError("Too large.", remedy="", status=413), 3, is_only=False)
     too_expensive = budget_exceeded(Cost("model", usd=1.0), 0.5, 0.0)
     assert message_of(too_long).endswith("Shorten it, or pass --on-overflow truncate or --on-overflow split.")
     assert message_of(too_expensive).endswith("Pass a higher --budget.")
