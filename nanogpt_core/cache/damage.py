@@ -53,8 +53,10 @@ def reading_fails(path: Path, seconds: float, *, opened: bool) -> bool:
         return _has_space(path.parent)
     give_up_at = time.monotonic() + seconds
     shared_memory = sibling(path, "-shm")
-    # If SQLite had to create this file on a full disk, that would fail too.
-    mode = "mode=ro" if shared_memory.exists() and shared_memory.stat().st_size else "immutable=1"
+    if shared_memory.exists() and shared_memory.stat().st_size:
+        mode = "mode=ro"
+    else:  # SQLite creates this file, which fails on a full disk
+        mode = "mode=rw" if _has_space(path.parent) else "immutable=1"
     try:
         with contextlib.closing(open_file(path, mode, 0)) as database:
             database.set_progress_handler(lambda: time.monotonic() > give_up_at, 10_000)  # steps of SQLite's VM

@@ -243,3 +243,20 @@ def _writer():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         CacheMachine.writer = process
         yield
+
+
+def test_log_that_another_process_removes_under_open_connections_is_survived():
+    # Writing to the file here, as a user's program may read it, drops all locks of this process on it. The process that
+    # writes next takes itself for the last one, and removes the log.
+    machine = CacheMachine()
+    machine.every_key_gives_its_own()
+    machine.evict(KEYS[:5], 3072)
+    machine.every_key_gives_its_own()
+    machine.flip_a_bit(0, 0.0, 0)
+    machine.every_key_gives_its_own()
+    machine.get_killed(KEYS[:2], 1, 5)
+    machine.every_key_gives_its_own()
+    machine.work_goes_on(KEYS[:1], 1)
+    machine.every_key_gives_its_own()
+    machine.evict(KEYS[:1], 1)
+    machine.teardown()
