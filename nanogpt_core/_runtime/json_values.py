@@ -18,7 +18,7 @@ def parse_json(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        # Python's parser also takes values that cannot be written again, such as half a character.
+        # Python's parser also takes UTF-16, and values that cannot be written again, such as half a character.
         with contextlib.suppress(ValueError, TypeError, RecursionError):
-            return orjson.loads(orjson.dumps(json.loads(text)))
+            return orjson.loads(orjson.dumps(json.loads(text if isinstance(text, str) else text.decode())))
         raise

@@ -15,7 +15,16 @@ def test_numbers_that_are_none_become_none(kind):
 
 
 @pytest.mark.parametrize(
-    "text", [b"{", b'{"a": nan}', b'{"a": NaN} {}', rb'{"a": "\ud800", "b": NaN}', b'\xff{"a": NaN}', b"[" * 5000]
+    "text",
+    [
+        b"{",
+        b'{"a": nan}',
+        b'{"a": NaN} {}',
+        rb'{"a": "\ud800", "b": NaN}',
+        b'\xff{"a": NaN}',
+        '{"a": NaN}'.encode("utf-16-be"),
+        b"[" * 5000,
+    ],
 )
 def test_other_json_is_an_error(text):
     with pytest.raises(orjson.JSONDecodeError):
