@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.comparison.passages import Passage
@@ -93,35 +93,32 @@ class QuestionWriter:
 
         session = ChatSession(self._endpoint)
         client = make_chat_client(session)
-        stop = threading.Event()
+        waiting = iter(self._passages[:count])
+        asked: set[Future[Question | None]] = set()
         failure: BaseException | None = None
         with ThreadPoolExecutor(_THREADS) as threads:
-            asked = {threads.submit(self._ask, session, client, passage, stop) for passage in self._passages[:count]}
-            try:
-                while asked:
-                    try:
-                        done, asked = wait(asked, return_when=FIRST_COMPLETED)
-                    except KeyboardInterrupt as interrupt:
-                        stop.set()
-                        failure = interrupt
-                        continue
-                    for future in done:
-                        error = future.exception()
-                        if error is not None:
-                            stop.set()
-                            failure = failure or error
-                        elif (question := future.result()) is not None:
-                            yield question
-            finally:
-                stop.set()
+            while True:
+                try:
+                    for passage in islice(waiting, _THREADS - len(asked)):
+                        asked.add(threads.submit(self._ask, session, client, passage))
+                    if not asked:
+                        break
+                    done, asked = wait(asked, return_when=FIRST_COMPLETED)
+                except KeyboardInterrupt as interrupt:
+                    waiting, failure = iter(()), interrupt
+                    continue
+                for future in done:
+                    error = future.exception()
+                    if error is not None:
+                        waiting, failure = iter(()), failure or error
+                    elif (question := future.result()) is not None:
+                        yield question
         if failure is not None:
             raise failure
 
-    def _ask(self, session: ChatSession, client: Any, passage: Passage, stop: threading.Event) -> Question | None:
+    def _ask(self, session: ChatSession, client: Any, passage: Passage) -> Question | None:
         from nanogpt_core.chat.client import map_sdk_errors
 
-        if stop.is_set():
-            return None
         messages: Any = [{"role": "user", "content": _prompt(passage)}]
         with map_sdk_errors(session):
             answer = client.chat.completions.create(model=self._model, messages=messages, max_tokens=_MAX_ANSWER_TOKENS)

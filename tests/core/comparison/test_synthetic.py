@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from functools import partial
 
 import pytest
 
@@ -76,20 +75,26 @@ def test_questions_of_requests_beside_a_failed_one_are_kept(fresh_sandbox, corpu
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="This system has no signals for a thread.")
 def test_ctrl_c_keeps_the_questions_of_requests_that_had_begun(corpus, monkeypatch):
     monkeypatch.setattr("nanogpt_core.comparison.synthetic.fetch_chat_price", lambda *_: None)
-    ctrl_c = partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
-    begun = threading.Barrier(8, action=ctrl_c)  # all threads have sent a request
+    pressed = threading.Event()
+
+    def press_ctrl_c():
+        pressed.set()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    begun = threading.Barrier(8, action=press_ctrl_c)  # all threads have sent a request
 
     def answer(_seen):
-        begun.wait(30)
+        if not pressed.is_set():
+            begun.wait(30)
         message = {"role": "assistant", "content": "What is it?"}
         return response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
     kept = []
     with FaultServer(answer) as server:
-        writer = QuestionWriter(corpus * 4, CHAT, api_key=server.api_key, base_url=server.base_url)
+        writer = QuestionWriter(corpus * 100, CHAT, api_key=server.api_key, base_url=server.base_url)
         with pytest.raises(KeyboardInterrupt):
-            kept.extend(writer.write(24))
-        assert len(kept) == len(server.requests) == 8
+            kept.extend(writer.write(600))
+        assert 8 <= len(kept) == len(server.requests) < 600  # a system under load may interrupt some requests later
 
 
 def test_error_ends_the_writing_without_further_requests(fresh_sandbox, corpus, service):
