@@ -118,11 +118,12 @@ class Dispatcher:
                     parts += part.halves()[::-1]
                     continue
                 response = yield from self._shorten(part, call, error, _MAX_HALVINGS)
+                refused = [one for one in refused if part.texts[0] not in one.texts]  # the text was the reason
                 # Not cached, because it depends on on_overflow.
                 yield from call.accept(part, response, may_cache=False)
             accepted.append(part)
         if refused:
-            # Learned only now: a refusal can also concern a single text, which then ends the call.
+            # Learned only now: a refusal can also concern a single text, which then ends the call or is shortened.
             smallest, largest = min(refused, key=_text_count), max(accepted, key=_text_count)
             self.host_capabilities.learn(smallest, largest)
 

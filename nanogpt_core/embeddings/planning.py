@@ -296,11 +296,16 @@ class HostCapabilities:
         return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
 
     def learn(self, refused: Batch, accepted: Batch) -> None:
-        """Learn from a batch that the host refused as too large, and from the largest part of it that it accepted."""
+        """Learn from a batch that the host refused as too large, and from the largest part of it that it accepted.
+
+        A limit that the refused batch exceeds may explain the refusal, and stays: the parts can be smaller than it.
+        """
         if not self.fits(refused):
-            return  # known already: the parts can be smaller than the limit
-        self._max_items = min(len(accepted.texts), self._max_items)
-        self._max_bytes = min(_size(accepted), self._max_bytes)
+            return
+        if len(refused.texts) <= self._max_items:
+            self._max_items = min(len(accepted.texts), self._max_items)
+        if _size(refused) <= self._max_bytes:
+            self._max_bytes = min(_size(accepted), self._max_bytes)
         self.is_limited = True
         logger.info(
             "Learned: the host takes %s, or %s, in a request",

@@ -486,6 +486,26 @@ def test_every_size_error_splits_the_batch(embed, serve, faults, answer):
     assert (embed(server.embedder(batch_size=9), texts) == right(faults, texts)).all()
 
 
+def test_limit_on_texts_stays_when_a_batch_of_fewer_bytes_is_divided(embed, serve, faults):
+    server = serve(refusing(faults, SIZE_ANSWERS[0], lambda texts: len(texts) > 4))
+    embedder = server.embedder()
+    embed(embedder, texts_of(8))  # shows the limit: 4 texts, or their bytes
+    embed(embedder, list("abcdef"))  # sent whole, since it has fewer bytes, and then in two parts
+    server.clear()
+    embed(embedder, texts_of(16))
+    assert [len(seen.texts) for seen in server.requests] == [4] * 4
+
+
+def test_limit_on_bytes_stays_when_a_batch_of_fewer_texts_is_divided(embed, serve, faults):
+    server = serve(refusing(faults, SIZE_ANSWERS[0], lambda texts: sum(map(len, texts)) > 60))
+    embedder = server.embedder()
+    embed(embedder, texts_of(8))  # shows the limit: 4 texts, or 52 bytes
+    embed(embedder, [f"{number} twenty characters" for number in range(4)])  # sent whole, then in two parts
+    server.clear()
+    embed(embedder, texts_of(8))
+    assert [len(seen.texts) for seen in server.requests] == [4, 4]
+
+
 @pytest.mark.parametrize("answer", SIZE_ANSWERS, ids=str)
 def test_single_text_that_is_too_long_is_named_by_position(embed, serve, faults, answer):
     server = serve(refusing(faults, answer, lambda texts: "long" in texts))
@@ -524,6 +544,16 @@ def test_text_that_the_service_still_finds_too_long_is_shortened_further(embed, 
     assert embed(server.embedder(cache=cache), ["a", "b"]).shape == (2, faults.WIDTH)
     assert not server.requests
     assert fail(embed, server.embedder(cache=cache), [long]).positions == (0,), "a shortened text must not be cached"
+
+
+@pytest.mark.parametrize("on_overflow", ["truncate", "split"])
+def test_text_that_is_shortened_shows_no_limit_of_batches(embed, serve, faults, on_overflow):
+    server = serve(refusing(faults, SIZE_ANSWERS[0], lambda texts: any(len(text) > 20 for text in texts)))
+    embedder = server.embedder(on_overflow=on_overflow)
+    embed(embedder, [*texts_of(7), "one two three four five six"])
+    server.clear()
+    embed(embedder, texts_of(8))
+    assert [len(seen.texts) for seen in server.requests] == [8]
 
 
 @pytest.mark.parametrize("on_overflow", ["truncate", "split"])
