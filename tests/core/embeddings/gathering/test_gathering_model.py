@@ -29,7 +29,7 @@ from nanogpt_core.embeddings.dispatch import Call
 from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.small_call import GatheringDispatcher
-from nanogpt_core.embeddings.planning import make_plan
+from nanogpt_core.embeddings.planning import Batch, HostCapabilities, make_batches, make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
 from nanogpt_core.errors import (
     BadRequestError,
@@ -37,6 +37,7 @@ from nanogpt_core.errors import (
     LimitsUnavailableError,
     NanoGPTError,
     RequestTimeoutError,
+    RequestTooLargeError,
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply, HttpRequest
@@ -94,7 +95,15 @@ class OneCall:
             advance=None,
             warnings=DistinctWarnings(),
         )
-        (batch,) = pipeline._make_batches(plan, range(len(plan.request_texts)), None)
+        # Made before the host has shown its limit.
+        (batch,) = make_batches(
+            plan,
+            range(len(texts)),
+            max_items=len(texts),
+            max_tokens=None,
+            host_capabilities=HostCapabilities(),
+            count=pipeline.counter.count,
+        )
         call = Call(self.results, self.cancellation, pipeline.observe())
         self.generator = machine.dispatchers[poor].dispatch(batch, call, lane)
         self.action = None
@@ -113,8 +122,8 @@ class Gathering(RuleBasedStateMachine):
         patch = self.contexts.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: 0.0))
         patch.setattr(gatherer, "time", SimpleNamespace(monotonic=clock.now))
-        # A gatherer and a rate of its own: an example must not find what one that failed has left.
-        options = {"api_key": f"k{next(NUMBERS)}", "base_url": "http://127.0.0.1:9/api/v1", "max_retries": 1}
+        # A gatherer, a rate and a host of its own: an example must not find what one that failed has left.
+        options = {"base_url": f"http://127.0.0.1:9/{next(NUMBERS)}/api/v1", "api_key": "k", "max_retries": 1}
         options |= {"dimensions": WIDTH, "max_concurrency": 1}
         self.embedder, self.poor = self.make_embedders(options)
         self.carriers, self.calls = [], []
@@ -164,9 +173,17 @@ class Gathering(RuleBasedStateMachine):
     # --- steps ---
 
     @initialize(
-        texts=st.lists(TEXTS, min_size=4, max_size=8), lanes=st.lists(st.integers(0, 2), min_size=8, max_size=8)
+        texts=st.lists(TEXTS, min_size=4, max_size=8),
+        lanes=st.lists(st.integers(0, 2), min_size=8, max_size=8),
+        most_texts=st.sampled_from([1, 2, 4, 100]),
+        is_known=st.booleans(),
     )
-    def begin(self, texts, lanes):
+    def begin(self, texts, lanes, most_texts, *, is_known):
+        self.most_texts = most_texts
+        if is_known:
+            count = range(most_texts + 1)
+            refused = Batch(["a" for _ in count], count, count, count)
+            self.dispatchers[False]._dispatcher.host_capabilities.learn(refused, refused.select(count[:-1]))
         for one, lane in zip(texts, lanes, strict=False):
             self.new_call(one, lane, deadline=None, poor=False)
 
@@ -259,6 +276,8 @@ class Gathering(RuleBasedStateMachine):
                 concerns = outcome == "reset" or bool(set(call.texts) & set(texts))
                 call.server_failed = call.server_failed or concerns
             return failed
+        if len(texts) > self.most_texts:
+            return RequestTooLargeError("too many", status=413)
         if any(text.startswith("bad") for text in texts):
             return BadRequestError("bad text", status=400)
         data = [
