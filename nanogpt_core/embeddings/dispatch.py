@@ -283,7 +283,7 @@ class Dispatcher:
             # The catalog may be out of date; the service's own list decides. Another call can have asked it just now.
             if self._dimensions_check.needs_live_list:
                 self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
-            self._dimensions_check.accept(dimensions)
+        self._dimensions_check.accept(dimensions)  # not above: a traceback would show the error twice
         observer.dimensions = dimensions
 
     def _listed_dimensions(self, cancellation: Cancellation, observer: CallObserver) -> Steps[int | None]:

@@ -778,7 +778,10 @@ def test_width_in_no_source_is_refused(embed, serve, faults, answer):
     error = fail(embed, embedder)
     assert isinstance(error, ReplyError)
     assert "6 dimensions, not 1024" in str(error)
-    assert isinstance(fail(embed, embedder), ReplyError)
+    again = fail(embed, embedder)
+    assert isinstance(again, ReplyError)
+    for one in (error, again):
+        assert "".join(traceback.format_exception(one)).count("DimensionsError: ") == 1
     # The list is asked once for the object, not for each reply.
     assert [seen.method for seen in server.requests] == ["POST", "GET", "POST"]
     assert embedder.usage.requests == 0
