@@ -38,7 +38,7 @@ def checked_structured_output(make: Callable[..., Any], schema: Any, options: di
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     function = _as_function(schema, method)
     runnable: RunnableSequence[Any, Any] = make(schema, **options)
-    model, *checks, parser = runnable.steps
+    model, refusal_check, parser = runnable.steps
     if method == "json_schema" and "response_format" not in getattr(model, "kwargs", {}):
         method = "function_calling"  # LangChain's own choice for old models and classes of pydantic 1, with a warning
     if options.get("tools") and method != "json_schema":
@@ -58,7 +58,7 @@ def checked_structured_output(make: Callable[..., Any], schema: Any, options: di
     checked.name = parser.get_name()  # in graphs and schemas
     if is_json and is_class:
         checked = checked.with_types(output_type=schema)
-    output = RunnableSequence(*checks, checked) if checks else checked  # older versions have no check of refusals
+    output = refusal_check | checked
     return RunnableParallel(raw=model) | _keep_parsing_error(output) if include_raw else model | output
 
 
