@@ -1,4 +1,4 @@
-"""JSON of other programs."""
+"""Parses JSON that other programs have written."""
 
 from __future__ import annotations
 

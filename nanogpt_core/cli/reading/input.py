@@ -61,9 +61,9 @@ def read_input(
     """Read all input into the spool.
 
     ``reason_against`` returns the reason for which a text cannot be embedded, or None. ``adapt_record`` returns the
-    fields of a record under the names that ``options`` has. ``default_id_field`` is the ID field without one in
-    ``options``. ``outputs`` are files that the command writes, and that
-    must not be among the input. Files and folders in ``without`` are not read.
+    fields of a record under the names that ``options`` has. If ``options`` has no ID field, it is ``default_id_field``.
+    ``outputs`` are files that the command writes, and that must not be among the input. Files and folders in
+    ``without`` are not read.
 
     Raises:
         CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is
@@ -95,7 +95,7 @@ def read_input(
 def _check_effects(inputs: Sequence[str], options: InputOptions, sources: Sequence[Source], used: set[str]) -> None:
     """Check that each option has an effect; ``used`` names those of the reader that have one.
 
-    Options for some kinds of files need none if a folder is read: it may hold such files when the command runs again.
+    If a folder is read, options for some kinds of files may be without one: later the folder may hold such files.
 
     Raises:
         CommandError: One has none: it was meant for another input.
