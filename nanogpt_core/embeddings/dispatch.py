@@ -19,7 +19,6 @@ from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse,
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import (
     BadRequestError,
-    DimensionsError,
     ModelNotFoundError,
     NanoGPTError,
     RequestTimeoutError,
@@ -277,13 +276,11 @@ class Dispatcher:
     ) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the live list once, or raise a DimensionsError."""
         dimensions = response.vectors.shape[1]
-        try:
-            self._dimensions_check.accept(dimensions)
-        except DimensionsError:
-            # The catalog may be out of date; the service's own list decides. Another call can have asked it just now.
-            if self._dimensions_check.needs_live_list:
-                self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
-        self._dimensions_check.accept(dimensions)  # not above: a traceback would show the error twice
+        check = self._dimensions_check
+        if not check.allows(dimensions) and check.needs_live_list:
+            # The catalog may be out of date; the service's own list decides.
+            check.add_source((yield from self._listed_dimensions(cancellation, observer)))
+        check.accept(dimensions)
         observer.dimensions = dimensions
 
     def _listed_dimensions(self, cancellation: Cancellation, observer: CallObserver) -> Steps[int | None]:

@@ -84,13 +84,23 @@ class DimensionsCheck(ForkSafe):
                 if self.learned is None:
                     self.dimensions = self._single_expectation()
 
+    def _allowed(self) -> frozenset[int]:
+        """Return the dimensions that a reply may have; none if it may have any."""
+        return self._expected if self.learned is None else frozenset((self.learned,))
+
+    def allows(self, dimensions: int) -> bool:
+        """Return whether a reply may have these dimensions, by what is known so far."""
+        with self._lock:
+            allowed = self._allowed()
+            return not allowed or dimensions in allowed
+
     def accept(self, dimensions: int, source: str = "reply") -> None:
         """Learn the dimensions from the first reply; raise a DimensionsError if those of a further one differ."""
         with self._lock:
             if self.learned == dimensions:
                 return
-            allowed = self._expected if self.learned is None else frozenset((self.learned,))
-            if allowed and dimensions not in allowed:
+            allowed = self._allowed()
+            if not self.allows(dimensions):
                 expected = " or ".join(map(str, sorted(allowed)))
                 raise DimensionsError(
                     f"The {source}'s vectors have {dimensions} dimensions, not {expected}, as expected of "

@@ -18,7 +18,6 @@ from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
     ConnectionFailedError,
-    DimensionsError,
     InsufficientBalanceError,
     ModelNotFoundError,
     NanoGPTError,
@@ -746,16 +745,14 @@ def test_width_of_the_live_list_is_accepted_by_concurrent_requests(embed, serve,
 
 
 def test_width_that_another_call_learns_during_the_check_is_accepted(embed, serve, faults, monkeypatch):
-    accept = DimensionsCheck.accept
+    allows = DimensionsCheck.allows
 
-    def accept_late(check, dimensions):
-        try:
-            accept(check, dimensions)
-        except DimensionsError:
-            check.add_source(6)  # as another call does
-            raise
+    def allows_before_the_other_call(check, dimensions):
+        allowed = allows(check, dimensions)
+        check.add_source(6)  # as another call does
+        return allowed
 
-    monkeypatch.setattr(DimensionsCheck, "accept", accept_late)
+    monkeypatch.setattr(DimensionsCheck, "allows", allows_before_the_other_call)
     texts = texts_of(2)
     assert (embed(serve(faults.good).embedder("BAAI/bge-m3"), texts) == right(faults, texts)).all()
 
