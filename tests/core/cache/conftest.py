@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nanogpt_core.cache import damage as cache_damage
+from nanogpt_core.cache import sqlite as sqlite_cache
 from nanogpt_core.cache.base import CacheNamespace, encode_entry
 
 
@@ -21,6 +24,20 @@ def entries():
         return {key: encode_entry(key, row) for key, row in zip(keys, vectors, strict=True)}
 
     return make
+
+
+@pytest.fixture
+def no_error_codes(monkeypatch):
+    """Make SQLite's errors look as on Python 3.10, which has no error codes."""
+    for name in ("is_damage", "may_be_damage", "is_ambiguous"):
+        real = getattr(cache_damage, name)
+
+        def without_code(error, *more, real=real):
+            if isinstance(error, sqlite3.Error) and not isinstance(error, cache_damage.DamagedError):
+                error = type(error)(*error.args)
+            return real(error, *more)
+
+        monkeypatch.setattr(sqlite_cache, name, without_code)
 
 
 @pytest.fixture

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from nanogpt_core import Embedder
-from nanogpt_core.cache import damage as cache_damage
-from nanogpt_core.cache import sqlite as sqlite_cache
 from nanogpt_core.cache.admin import export_cache, inspect_cache, verify_cache
 from nanogpt_core.cache.base import CacheNamespace, MemoryCache, encode_dimensions, encode_entry
 from nanogpt_core.cache.sqlite import SQLiteCache
@@ -357,25 +355,11 @@ def test_full_disk_costs_a_warning(child, finish, options, right, tmp_path):
     assert again.usage.texts_cached == report.entries
 
 
-@pytest.fixture
-def _no_error_codes(monkeypatch):
-    """Make SQLite's errors look as on Python 3.10, which has no error codes."""
-    for name in ("is_damage", "may_be_damage", "is_ambiguous"):
-        real = getattr(cache_damage, name)
-
-        def without_code(error, *more, real=real):
-            if isinstance(error, sqlite3.Error) and not isinstance(error, cache_damage.DamagedError):
-                error = type(error)(*error.args)
-            return real(error, *more)
-
-        monkeypatch.setattr(sqlite_cache, name, without_code)
-
-
 @pytest.mark.parametrize("shortened", ["-wal", ""], ids=["log", "file"])
 @pytest.mark.parametrize("python", ["this", "3.10"])
 def test_truncation_under_open_connections_is_survived(request, entries, tmp_path, shortened, python):
     if python == "3.10":
-        request.getfixturevalue("_no_error_codes")
+        request.getfixturevalue("no_error_codes")
     path = tmp_path / "c.db"
     first, second = SQLiteCache(path), SQLiteCache(path)
     many = entries(300, width=1000)

@@ -245,6 +245,7 @@ def _writer():
         yield
 
 
+@pytest.mark.usefixtures("no_error_codes")  # with them, the reopened file counts as damaged at once
 def test_log_that_another_process_removes_under_open_connections_is_survived():
     # Writing to the file here, as a user's program may read it, drops all locks of this process on it. The process that
     # writes next takes itself for the last one, and removes the log.
